@@ -1,0 +1,107 @@
+"""What the worker counts: plain numbers that the hot path bumps, and nothing else.
+
+No library is imported here, and no lock is taken: every counter is touched by the event loop alone.
+`metrics` copies them at scrape time and translates them for Prometheus; the stats publisher and tests
+read them as they are. Counters only grow, and start at zero with the process.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from typing import NamedTuple
+
+REFUSAL_CODES = (400, 403, 413, 429, 500, 503, 507)
+"""Refusals of the wire protocol: all present from the start, so that a rate over them begins at a zero."""
+
+COMMIT_SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+COMMIT_MESSAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0)
+LATENESS_SECONDS = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0,
+    3600.0, 86400.0,
+)  # fmt: skip
+
+
+class QueueSnapshot(NamedTuple):
+    """One queue as it stands now. `next_due_ns`: wall-clock nanoseconds, None when nothing is pending."""
+
+    name: str
+    pending: int
+    pending_bytes: int
+    dead: int
+    dead_bytes: int
+    in_flight: int
+    next_due_ns: int | None
+
+
+class Histogram:
+    """Observations in fixed buckets. `counts[i]` holds what is <= `bounds[i]` and above the bound before it;
+    the last entry of `counts` holds what is above every bound."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count `value` (in the unit of the bounds) once, or `times` times for a batch that shares it."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+
+class QueueCounts:
+    """What happened to the messages of one queue since the process started."""
+
+    __slots__ = ("dead", "expired", "held", "replays", "retried", "settled")
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.settled = 0
+        self.retried = 0
+        self.held = 0
+        self.expired = 0
+        self.dead: defaultdict[str, int] = defaultdict(int)
+        """Dead letters by reason."""
+
+
+class _Queues(dict[str, QueueCounts]):
+    """Makes the counters of a queue when it is first named: `counts.queues[name].settled += 1`."""
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> QueueCounts:
+        counts = self[name] = QueueCounts()
+        return counts
+
+
+class Counts:
+    """All counters of one worker. A queue that is gone may be removed from `queues`."""
+
+    __slots__ = (
+        "commit_messages",
+        "commit_seconds",
+        "commits",
+        "duplicates",
+        "intake_bytes",
+        "intake_messages",
+        "lateness_seconds",
+        "queues",
+        "refused",
+    )
+
+    def __init__(self) -> None:
+        self.intake_messages = 0
+        self.intake_bytes = 0
+        self.duplicates = 0
+        self.commits = 0
+        self.refused: defaultdict[int, int] = defaultdict(int, dict.fromkeys(REFUSAL_CODES, 0))
+        """Refused messages by code."""
+        self.queues: dict[str, QueueCounts] = _Queues()
+        """By queue name; reading `queues[name]` of a new name makes its counters."""
+        self.commit_seconds = Histogram(COMMIT_SECONDS)
+        self.commit_messages = Histogram(COMMIT_MESSAGES)
+        self.lateness_seconds = Histogram(LATENESS_SECONDS)

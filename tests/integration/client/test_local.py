@@ -27,7 +27,7 @@ def test_two_servers_get_two_ports(nats_server_factory: NatsServerFactory) -> No
 
 def test_a_rejected_configuration_is_shown(nats_server_factory: NatsServerFactory) -> None:
     with pytest.raises(LocalProcessError, match="nonsense"):
-        nats_server_factory(config="max_payload: nonsense")
+        nats_server_factory(config="nonsense: true")
 
 
 def _stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:

@@ -1,0 +1,169 @@
+"""The worker's numbers as Prometheus metrics.
+
+Flow of a scrape: `Metrics.registry()` copies every counter and the queues' gauges while it runs on the
+event loop (microseconds a queue); the registry that it returns holds that copy alone, so that it can be
+encoded in a thread while the loop goes on. Nothing is done between two scrapes, and nothing per message:
+the hot path bumps the plain numbers of `counts`. `http` serves the result.
+
+Names carry their unit. Counters start at zero with the process; gauges say what is on disk now.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import accumulate
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from requeue_worker.counts import Counts, Histogram, QueueCounts, QueueSnapshot
+
+_QUEUE_COUNTERS: Final = (
+    ("requeue_replays_total", "Messages sent to their original subject.", "replays"),
+    ("requeue_settled_total", "Messages that a handler settled.", "settled"),
+    ("requeue_retried_total", "Replays that failed and will be tried again.", "retried"),
+    ("requeue_held_total", "Replays put back without spending an attempt.", "held"),
+    ("requeue_expired_total", "Messages that reached the end of their TTL.", "expired"),
+)
+_read: Final[Callable[[QueueCounts], tuple[int, ...]]] = attrgetter(*(field for *_, field in _QUEUE_COUNTERS))
+_GAUGES: Final[tuple[tuple[str, str, Callable[[QueueSnapshot], float | None]], ...]] = (
+    ("requeue_pending_messages", "Messages on disk that wait or are in flight.", lambda q: q.pending),
+    ("requeue_pending_bytes", "Bytes of the pending messages.", lambda q: q.pending_bytes),
+    ("requeue_dead_letter_messages", "Dead letters kept.", lambda q: q.dead),
+    ("requeue_dead_letter_bytes", "Bytes of the dead letters kept.", lambda q: q.dead_bytes),
+    ("requeue_in_flight_messages", "Replays that wait for their reply.", lambda q: q.in_flight),
+    (
+        "requeue_next_due_timestamp_seconds",
+        "Unix time at which the next message is due; absent while the queue is empty.",
+        lambda q: None if q.next_due_ns is None else q.next_due_ns / 1e9,
+    ),
+)
+
+
+class Metrics:
+    """Translates `counts` and `snapshot` at scrape time.
+
+    `snapshot` yields every queue as it stands; like `connected` it is called on the event loop and must not
+    block. `version` defaults to that of the installed distribution.
+    """
+
+    def __init__(
+        self,
+        counts: Counts,
+        snapshot: Callable[[], Iterable[QueueSnapshot]],
+        connected: Callable[[], bool],
+        *,
+        build_version: str | None = None,
+    ) -> None:
+        self._counts = counts
+        self._snapshot = snapshot
+        self._connected = connected
+        self._version = build_version if build_version is not None else version("nats-requeue")
+        self._process = (ProcessCollector(registry=None), PlatformCollector(registry=None))
+
+    def registry(self) -> CollectorRegistry:
+        """A registry over a copy taken now. Call it on the event loop; use the result on any thread."""
+        registry = CollectorRegistry()
+        registry.register(_Copy(self._counts, self._snapshot(), self._connected(), self._version))
+        for collector in self._process:
+            registry.register(collector)
+        return registry
+
+
+class _Histogram(NamedTuple):
+    bounds: Sequence[float]
+    counts: list[int]
+    sum: float
+
+    @classmethod
+    def take(cls, histogram: Histogram) -> _Histogram:
+        return cls(histogram.bounds, histogram.counts[:], histogram.sum)
+
+
+class _Copy(Collector):
+    """All numbers at one moment, as metric families when asked."""
+
+    def __init__(
+        self, counts: Counts, queues: Iterable[QueueSnapshot], connected: bool, build_version: str
+    ) -> None:
+        self._connected, self._version = connected, build_version
+        self._totals = (
+            ("requeue_intake_messages_total", "Messages on disk and acknowledged.", counts.intake_messages),
+            ("requeue_intake_bytes_total", "Wire bytes of the messages taken in.", counts.intake_bytes),
+            (
+                "requeue_duplicates_total",
+                "Messages dropped for a Nats-Msg-Id still pending.",
+                counts.duplicates,
+            ),
+            ("requeue_commits_total", "Group commits: batches written and synced.", counts.commits),
+        )
+        self._histograms = tuple(
+            (name, text, _Histogram.take(histogram))
+            for name, text, histogram in (
+                ("requeue_commit_seconds", "Time to write and sync a group commit.", counts.commit_seconds),
+                ("requeue_commit_batch_messages", "Messages in a group commit.", counts.commit_messages),
+                ("requeue_lateness_seconds", "Time between due and sent.", counts.lateness_seconds),
+            )
+        )
+        self._refused = dict(counts.refused)
+        self._queues = list(queues)
+        self._queue_counts = [
+            (name, _read(queue), tuple(queue.dead.items()) if queue.dead else ())
+            for name, queue in counts.queues.items()
+        ]
+
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily(
+            "requeue_build_info", "Version of the worker; always 1.", labels=("version", "python")
+        )
+        build.add_metric((self._version, platform.python_version()), 1)
+        yield build
+        yield GaugeMetricFamily(
+            "requeue_nats_connected", "1 while the worker is connected to NATS.", value=int(self._connected)
+        )
+        for name, text, total in self._totals:
+            yield CounterMetricFamily(name, text, value=total)
+        refused = CounterMetricFamily(
+            "requeue_refused_total", "Messages refused at intake.", labels=("code",)
+        )
+        for code, count in sorted(self._refused.items()):
+            refused.add_metric((str(code),), count)
+        yield refused
+        for name, text, histogram in self._histograms:
+            yield _histogram_family(name, text, histogram)
+        yield from self._queue_counters()
+        yield from self._queue_gauges()
+
+    def _queue_counters(self) -> Iterator[Metric]:
+        for position, (name, text, _) in enumerate(_QUEUE_COUNTERS):
+            family = CounterMetricFamily(name, text, labels=("queue",))
+            for queue, values, _ in self._queue_counts:
+                family.add_metric((queue,), values[position])
+            yield family
+        dead = CounterMetricFamily(
+            "requeue_dead_letters_total", "Messages that became dead letters.", labels=("queue", "reason")
+        )
+        for queue, _, reasons in self._queue_counts:
+            for reason, count in reasons:
+                dead.add_metric((queue, str(reason)), count)
+        yield dead
+
+    def _queue_gauges(self) -> Iterator[Metric]:
+        for name, text, read in _GAUGES:
+            family = GaugeMetricFamily(name, text, labels=("queue",))
+            for queue in self._queues:
+                value = read(queue)
+                if value is not None:
+                    family.add_metric((queue.name,), value)
+            yield family
+
+
+def _histogram_family(name: str, text: str, histogram: _Histogram) -> HistogramMetricFamily:
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.sum)

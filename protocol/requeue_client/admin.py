@@ -1,0 +1,102 @@
+"""Cancelling and rescheduling by `Nats-Msg-Id`: a request to all worker instances, and the sum of what they
+answer.
+
+Which instance holds a message is not known to a client, so each is asked and each answers. Nobody knows how
+many there are either: answers are collected until none has come for a short while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from requeue_protocol.replies import parse_intake_reply
+from requeue_protocol.subjects import ADMIN_PREFIX
+
+from requeue_client.errors import NotConnected, NoWorker, UnexpectedReply
+from requeue_client.inbox import ReplyInbox, answer_of
+
+CANCEL = f"{ADMIN_PREFIX}.admin.cancel"
+RESCHEDULE = f"{ADMIN_PREFIX}.admin.reschedule"
+
+
+@dataclass(frozen=True, slots=True)
+class AdminResult:
+    """What the instances did, summed.
+
+    `changed`: messages cancelled or rescheduled. `in_flight`: messages with this id that a handler has at the
+    moment, which cannot be changed any more. `instances`: who answered.
+    """
+
+    changed: int
+    in_flight: int
+    instances: tuple[str, ...]
+
+
+async def ask_all(
+    nc: Client,
+    inbox: ReplyInbox,
+    subject: str,
+    request: dict[str, str | int],
+    changed_key: str,
+    *,
+    timeout_s: float,
+    quiet_s: float,
+) -> AdminResult:
+    """Ask every instance. The first answer may take `timeout_s`; each later one `quiet_s` after the one
+    before.
+
+    Raises:
+        NoWorker: nobody answered. NotConnected: no connection. RefusedError: an instance refused, as it says.
+    """
+    if not nc.is_connected:
+        raise NotConnected("there is no connection to NATS; nothing was asked")
+    await inbox.open()
+    answers: asyncio.Queue[Msg] = asyncio.Queue()
+    reply = inbox.expect(answers.put_nowait)
+    bodies: list[dict[str, object]] = []
+    deadline_s = time.monotonic() + timeout_s
+    try:
+        await nc.publish(subject, json.dumps(request).encode(), reply)
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            msg = await asyncio.wait_for(answers.get(), min(left_s, quiet_s) if bodies else left_s)
+            bodies.append(_body(subject, msg))
+    except TimeoutError:
+        pass
+    finally:
+        inbox.forget(reply)
+    if not bodies:
+        raise NoWorker(f"no worker answered on {subject}; start one, or check server and permissions")
+    return AdminResult(
+        sum(_count(body, changed_key) for body in bodies),
+        sum(_count(body, "in_flight") for body in bodies),
+        tuple(str(body.get("instance", "")) for body in bodies),
+    )
+
+
+def _body(subject: str, msg: Msg) -> dict[str, object]:
+    """The JSON object of an answer. Raises RefusedError when it is an error or none of ours."""
+    try:
+        parse_intake_reply(answer_of(msg).headers, b"")
+    except NoWorker:
+        raise NoWorker(
+            f"no worker listens on {subject}; start one, or check server and permissions"
+        ) from None
+    try:
+        body = json.loads(msg.data)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise UnexpectedReply(
+            f"{msg.data[:80]!r} is no answer of a worker; see who else listens on {subject}"
+        )
+    return body
+
+
+def _count(body: dict[str, object], key: str) -> int:
+    count = body.get(key, 0)
+    return count if isinstance(count, int) else 0

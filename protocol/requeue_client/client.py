@@ -1,0 +1,268 @@
+"""The client: what an application calls. Each part does its own work elsewhere in this package."""
+
+# ruff: noqa: ASYNC109 - a timeout here is how long to go on trying, in this library's own durations
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+import nats.errors
+from nats.aio.client import Client
+
+from requeue_client import admin, pipeline, requests
+from requeue_client.admin import AdminResult
+from requeue_client.errors import InvalidMessage, NotConnected
+from requeue_client.inbox import ReplyInbox
+from requeue_client.message import Message, MessageOptions, encode
+from requeue_client.pipeline import Outcome
+from requeue_client.publisher import Ack, Patience, Publisher
+from requeue_client.requests import Reply, Requeued
+from requeue_client.times import Duration, Instant, duration_ns, duration_s, instant_ns
+
+DEFAULT_SERVER = "nats://127.0.0.1:4222"
+DEFAULT_INTAKE = "requeue.publish"
+DEFAULT_TIMEOUT = "30s"
+_ADMIN_TIMEOUT = "2s"
+_ADMIN_QUIET = "250ms"
+
+_logger = logging.getLogger("requeue_client")
+
+
+class RequeueClient:
+    """Publishes to nats-requeue workers over a nats-py connection.
+
+        async with await RequeueClient.connect("nats://127.0.0.1:4222") as requeue:
+            await requeue.publish("orders.created", b"...", delay="10m", retries=5)
+
+    `intake` is any subject that the workers subscribe to (`--subject`, by default `requeue.>`). Durations are
+    timedelta, Go text (`"1m30s"`) or int nanoseconds. A client is for one event loop.
+    """
+
+    def __init__(self, nc: Client, *, intake: str = DEFAULT_INTAKE) -> None:
+        """Use a connection that stays the caller's: `close` leaves it open."""
+        self.nc = nc
+        self._inbox = ReplyInbox(nc)
+        self._publisher = Publisher(nc, self._inbox, intake)
+        self._owns_connection = False
+
+    @classmethod
+    async def connect(
+        cls,
+        servers: str | list[str] = DEFAULT_SERVER,
+        *,
+        intake: str = DEFAULT_INTAKE,
+        name: str = "requeue-client",
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        creds_file: Path | str | None = None,
+        nkey_file: Path | str | None = None,
+        tls: ssl.SSLContext | None = None,
+        timeout: Duration = "5s",
+    ) -> Self:
+        """Connect, and reconnect for ever from then on. For other options connect with nats-py and pass `nc`.
+
+        Raises:
+            NotConnected: no server could be reached, or it refused, within `timeout`.
+        """
+        seconds = duration_s(timeout, "timeout")
+        _check_readable(creds_file, nkey_file)
+        nc = Client()
+        last: list[Exception] = []
+
+        async def on_error(error: Exception) -> None:
+            last[:] = [error]
+            _logger.warning("nats: %s", error)
+
+        try:
+            async with asyncio.timeout(seconds):
+                await nc.connect(
+                    servers,
+                    error_cb=on_error,
+                    name=name,
+                    user=user,
+                    password=password,
+                    token=token,
+                    user_credentials=str(creds_file) if creds_file is not None else None,
+                    nkeys_seed=str(nkey_file) if nkey_file is not None else None,
+                    tls=tls,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds, floats work
+                )
+        except (TimeoutError, OSError, nats.errors.Error, ValueError) as error:
+            with contextlib.suppress(Exception):
+                await nc.close()
+            why = last[0] if last else error
+            raise NotConnected(f"cannot connect to {servers}: {str(why) or type(why).__name__}") from error
+        client = cls(nc, intake=intake)
+        client._owns_connection = True
+        return client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give up the reply inbox, and the connection where this client made it.
+
+        What is unanswered stays so.
+        """
+        await self._inbox.close()
+        if self._owns_connection and not self.nc.is_closed:
+            await self.nc.close()
+
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        attempts: int | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Ack:
+        """Hand a message to a worker, which replays it to `subject`; returns once it is fsynced there.
+
+        Unanswered sends and transient refusals are repeated, with growing waits, until `timeout` or
+        `attempts` sends. All sends bear one `Nats-Msg-Id`, so a repeat adds no second copy while the first is
+        pending at the worker that took it; with several workers the repeat can reach another one, and then
+        the handler sees the message twice.
+
+        Raises:
+            InvalidMessage: an argument is wrong (also a ValueError); nothing was sent.
+            PermanentRefusal: MalformedMessage, SubjectNotAllowed, MessageTooLarge: repeating is useless.
+            TransientRefusal: QueueFull, NoWorker, ...: refused until the end; nothing is stored.
+            PublishTimeout: unanswered; it may be on disk. Repeat with the `msg_id` of the error.
+            NotConnected: NATS could not be reached in all that time.
+        """
+        patience = _patience(timeout, attempts)
+        return await (await self._publisher.submit(encode(Message(subject, payload, **options)), patience))
+
+    def publish_many(
+        self,
+        messages: Iterable[Message] | AsyncIterable[Message],
+        *,
+        window: int = 1024,
+        timeout: Duration = DEFAULT_TIMEOUT,
+        attempts: int | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """Publish many, at most `window` unanswered at a time; yields each one's Outcome as it comes, in any
+        order.
+
+            async for outcome in requeue.publish_many(Message("a.b", p, delay="1m") for p in payloads):
+                if not outcome.ok: ...
+
+        `timeout` and `attempts` are for each message, as in `publish`. A refused message stops nothing.
+        """
+        return pipeline.publish_many(
+            self._publisher, messages, window=window, patience=_patience(timeout, attempts)
+        )
+
+    async def request_or_requeue(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: Duration = "2s",
+        *,
+        publish_timeout: Duration = DEFAULT_TIMEOUT,
+        attempts: int | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> Reply | Requeued:
+        """Request `subject`; when nobody answers within `timeout`, hand the message to a worker as `publish`
+        does.
+
+        Any answer is a Reply, whatever it says, but for JetStream's verbs: `+WPI` starts the timeout again,
+        `-NAK` queues the message (with the delay that it asks for, unless `delay` or `at` is given). A
+        handler that was only too slow sees the message again: both copies bear the same `Nats-Msg-Id`. Raises
+        as `publish`.
+        """
+        timeout_s = duration_s(timeout, "timeout")
+        patience = _patience(publish_timeout, attempts)
+        message = Message(subject, payload, **options)
+        encoded = encode(message)
+        direct = {name: value for name, value in encoded.headers.items() if not name.startswith("Requeue-")}
+        outcome = await requests.request_once(
+            self.nc, self._inbox, subject, payload, timeout_s=timeout_s, headers=direct
+        )
+        if isinstance(outcome, Reply):
+            return outcome
+        if outcome.retry_delay_ns is not None and message.delay is None and message.at is None:
+            later = replace(message, delay=requests.delay_for(outcome), msg_id=encoded.msg_id)
+            encoded = encode(later)._replace(own_id=encoded.own_id)
+        return Requeued(await (await self._publisher.submit(encoded, patience)), outcome.reason)
+
+    async def cancel(self, msg_id: str, *, timeout: Duration = _ADMIN_TIMEOUT) -> AdminResult:
+        """Remove the pending messages with this `Nats-Msg-Id`, at every worker instance.
+
+        What a handler has at the moment cannot be cancelled: `in_flight` counts it. Returns once no further
+        instance has answered for 250 ms.
+
+        Raises:
+            NoWorker: nobody answered within `timeout`. NotConnected: no connection. RefusedError: as the
+            worker says.
+        """
+        return await self._admin(admin.CANCEL, {"id": _checked_id(msg_id)}, "cancelled", timeout)
+
+    async def reschedule(
+        self,
+        msg_id: str,
+        *,
+        delay: Duration | None = None,
+        at: Instant | None = None,
+        timeout: Duration = _ADMIN_TIMEOUT,
+    ) -> AdminResult:
+        """Make the pending messages with this `Nats-Msg-Id` due after `delay` from now, or at `at`.
+
+        As `cancel`.
+        """
+        if (delay is None) == (at is None):
+            raise InvalidMessage("give one of delay and at")
+        request: dict[str, str | int] = {"id": _checked_id(msg_id)}
+        if delay is not None:
+            request["delay_ns"] = duration_ns(delay, "delay")
+        if at is not None:
+            request["at_ns"] = instant_ns(at, "at")
+        return await self._admin(admin.RESCHEDULE, request, "rescheduled", timeout)
+
+    async def _admin(
+        self, subject: str, request: dict[str, str | int], changed_key: str, timeout: Duration
+    ) -> AdminResult:
+        return await admin.ask_all(
+            self.nc,
+            self._inbox,
+            subject,
+            request,
+            changed_key,
+            timeout_s=duration_s(timeout, "timeout"),
+            quiet_s=duration_s(_ADMIN_QUIET, "quiet"),
+        )
+
+
+def _patience(timeout: Duration, attempts: int | None) -> Patience:
+    return Patience(timeout_s=duration_s(timeout, "timeout"), attempts=attempts)
+
+
+def _check_readable(*files: Path | str | None) -> None:
+    for path in files:
+        if path is not None and not Path(path).is_file():
+            raise NotConnected(f"the credentials file {path} does not exist")
+
+
+def _checked_id(msg_id: str) -> str:
+    if not msg_id:
+        raise InvalidMessage("msg_id is empty; give the Nats-Msg-Id that the message was published with")
+    return msg_id

@@ -1,0 +1,233 @@
+"""Publishing until it is on disk: send, wait for the fsynced ack, send again where that helps.
+
+One delivery is one message with one reply subject and one `Nats-Msg-Id` over all its sends:
+
+    send ──ack──────────────────────────────→ done: Ack
+     ↑ │──permanent refusal─────────────────→ done: that refusal
+     │ │──transient refusal──┐
+     │ └──no answer in time──┴─ backoff ──┐   deadline or number of attempts reached →
+     └────────────────────────────────────┘   done: the last refusal, or PublishTimeout when any
+                                              send went unanswered (it may be on disk)
+
+An ack that comes late, during a backoff or a second send, counts as well. While the connection is down
+nothing is sent (nats-py would buffer it and send it after the caller gave up) and no attempt is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from requeue_protocol.replies import parse_intake_reply
+
+from requeue_client.backoff import BackoffShape, ExponentialBackOff
+from requeue_client.errors import (
+    InvalidMessage,
+    MessageTooLarge,
+    NotConnected,
+    PermanentRefusal,
+    PublishTimeout,
+    RefusedError,
+    RequeueError,
+)
+from requeue_client.inbox import ReplyInbox, answer_of
+from requeue_client.message import Encoded, check_size
+
+_BACKOFF = BackoffShape(
+    initial_s=0.1, multiplier=2.0, randomization=0.5, max_interval_s=2.0, max_elapsed_s=0.0
+)
+_CONNECTION_POLL_S = 0.05
+
+
+class Ack(NamedTuple):
+    """The message is on disk, fsynced.
+
+    `duplicate`: a message with this `msg_id` was pending already, and this one was not added. Never so for an
+    id that was made up here: then the copy on disk is this message's own, from an earlier attempt.
+    """
+
+    duplicate: bool
+    msg_id: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often to try. `attempts` None: as often as fits into `timeout_s`."""
+
+    timeout_s: float = 30.0
+    attempts: int | None = None
+    ack_wait_s: float = 5.0  # a send that was not answered for so long is repeated
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None and self.attempts < 1:
+            raise ValueError(f"attempts={self.attempts}; it is 1 or more, or None for as many as fit")
+
+
+class Publisher:
+    """Sends deliveries to the intake and settles them."""
+
+    def __init__(self, nc: Client, inbox: ReplyInbox, intake_subject: str) -> None:
+        self.nc = nc
+        self.inbox = inbox
+        self.intake_subject = intake_subject
+        self._resending: set[asyncio.Task[None]] = set()
+
+    async def submit(self, encoded: Encoded, patience: Patience) -> asyncio.Future[Ack]:
+        """Send a message and give the future of its ack, which fails with a RequeueError.
+
+        Waits only for room in the connection's buffer. Cancelling the future forgets the message here; what
+        was sent may still reach the disk.
+        """
+        await self.inbox.open()
+        delivery = _Delivery(self, encoded, patience)
+        await delivery.send()
+        return delivery.done
+
+    def resend(self, delivery: _Delivery) -> None:
+        """Send again, from a timer."""
+        task = asyncio.get_running_loop().create_task(delivery.send())
+        self._resending.add(task)
+        task.add_done_callback(self._resending.discard)
+
+
+class _Delivery:
+    """One message on its way, over all its sends."""
+
+    __slots__ = (
+        "_backoff",
+        "_deadline_s",
+        "_encoded",
+        "_patience",
+        "_publisher",
+        "_refusal",
+        "_reply",
+        "_sent",
+        "_timer",
+        "_unanswered",
+        "done",
+    )
+
+    def __init__(self, publisher: Publisher, encoded: Encoded, patience: Patience) -> None:
+        self._publisher = publisher
+        self._encoded = encoded
+        self._patience = patience
+        self._deadline_s = time.monotonic() + patience.timeout_s
+        self._backoff: ExponentialBackOff | None = None
+        self._sent = 0
+        self._unanswered = False
+        self._refusal: RefusedError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reply = publisher.inbox.expect(self._answered)
+        self.done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        self.done.add_done_callback(self._forget)
+
+    async def send(self) -> None:
+        """Send once, and set the timer that acts when no answer comes."""
+        if self.done.done():
+            return
+        nc = self._publisher.nc
+        if nc.is_closed or nc.is_draining:
+            self._fail(NotConnected("the connection to NATS is closed; make a new one"))
+        elif not nc.is_connected:
+            self._wait_for_connection()
+        else:
+            await self._send(nc)
+
+    async def _send(self, nc: Client) -> None:
+        encoded = self._encoded
+        try:
+            check_size(
+                encoded.size, nc.max_payload
+            )  # anew: a reconnect may have led to a server with another limit
+        except MessageTooLarge as refusal:
+            self._fail(refusal)
+            return
+        self._sent += 1
+        left_s = self._deadline_s - time.monotonic()
+        last = self._sent == self._patience.attempts
+        self._after(left_s if last else min(left_s, self._patience.ack_wait_s), self._not_answered)
+        try:
+            await nc.publish(self._publisher.intake_subject, encoded.data, self._reply, encoded.headers)
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
+            self._fail(NotConnected("the connection to NATS is closed; make a new one"))
+        except nats.errors.OutboundBufferLimitError:  # the connection broke a moment ago
+            self._sent -= 1
+            self._wait_for_connection()
+        except (
+            nats.errors.BadHeaderError,
+            nats.errors.BadSubjectError,
+            nats.errors.MaxPayloadError,
+        ) as wrong:
+            self._fail(InvalidMessage(str(wrong)))
+
+    def _wait_for_connection(self) -> None:
+        if time.monotonic() >= self._deadline_s:
+            self._give_up()
+        else:
+            self._after(_CONNECTION_POLL_S, self._resend)
+
+    def _answered(self, msg: Msg) -> None:
+        if self.done.done():
+            return
+        try:
+            answer = answer_of(msg)
+            duplicate = parse_intake_reply(answer.headers, answer.payload).duplicate
+        except PermanentRefusal as refusal:
+            self._fail(refusal)
+        except RefusedError as refusal:
+            self._refusal = refusal
+            self._again()
+        else:
+            encoded = self._encoded
+            self.done.set_result(Ack(duplicate and not encoded.own_id, encoded.msg_id, self._sent))
+
+    def _not_answered(self) -> None:
+        self._unanswered = True
+        self._again()
+
+    def _again(self) -> None:
+        if self._backoff is None:
+            self._backoff = ExponentialBackOff(_BACKOFF)
+        wait_s = self._backoff.next_s() or 0.0
+        exhausted = self._sent == self._patience.attempts
+        if exhausted or time.monotonic() + wait_s >= self._deadline_s:
+            self._give_up()
+        else:
+            self._after(wait_s, self._resend)
+
+    def _resend(self) -> None:
+        self._publisher.resend(self)
+
+    def _give_up(self) -> None:
+        tries = f"{self._sent} attempt{'s' if self._sent != 1 else ''}"
+        if self._unanswered:
+            last = f"; the last refusal was: {self._refusal}" if self._refusal is not None else ""
+            text = (
+                f"no worker acknowledged the message in {tries}; it may be on disk: repeat it with its msg_id"
+            )
+            self._fail(PublishTimeout(text + last, msg_id=self._encoded.msg_id, attempts=self._sent))
+        elif self._refusal is not None:
+            self._fail(self._refusal)
+        else:
+            self._fail(NotConnected("NATS could not be reached in time; nothing was sent"))
+
+    def _fail(self, error: RequeueError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.done.get_loop().call_later(max(0.0, seconds), action)
+
+    def _forget(self, _: asyncio.Future[Ack]) -> None:
+        self._publisher.inbox.forget(self._reply)
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,117 @@
+"""Requests about single messages on `_requeue.admin.*`: cancel and reschedule by the publisher's `Nats-Msg-Id`.
+
+Every instance answers for itself. A message in flight can't be cancelled or moved: it is counted as `in_flight`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from requeue_protocol.subjects import ADMIN_PREFIX
+from requeue_worker.changes import Remove, Requeue
+from requeue_worker.record import MAX_TIME_NS, Record, decode
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.storage.committer import Change, Committer
+from requeue_worker.storage.keys import parse_message_key
+from requeue_worker.storage.queues import Lane
+from requeue_worker.storage.store import Store
+
+CANCEL = f"{ADMIN_PREFIX}.admin.cancel"
+RESCHEDULE = f"{ADMIN_PREFIX}.admin.reschedule"
+_TRIES = 100
+
+MakeChange = Callable[[Lane, bytes, Record], Change]
+
+
+class Admin:
+    """Cancel and reschedule."""
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        registry: QueueRegistry,
+        instance_id: str,
+        clock: Callable[[], int],
+        commits: Callable[[], int],
+        withdraw: Callable[[Lane, bytes, bytes], bool],
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._registry = registry
+        self._instance_id = instance_id
+        self._clock = clock
+        self._commits = commits
+        self._withdraw = withdraw
+
+    @property
+    def endpoints(self) -> dict[str, Callable[[bytes], Awaitable[bytes | None]]]:
+        """Subject to handler."""
+        return {CANCEL: self._cancel, RESCHEDULE: self._reschedule}
+
+    async def _cancel(self, payload: bytes) -> bytes:
+        return await self._answer(payload, "cancelled", lambda _: lambda lane, key, record: Remove(lane, key, record))
+
+    async def _reschedule(self, payload: bytes) -> bytes:
+        def move(request: dict[str, Any]) -> MakeChange:
+            due_ns = self._due_ns(request)
+            return lambda lane, key, record: Requeue(lane, key, record, due_ns, None)
+
+        return await self._answer(payload, "rescheduled", move)
+
+    def _due_ns(self, request: dict[str, Any]) -> int:
+        delay_ns, at_ns = request.get("delay_ns"), request.get("at_ns")
+        if (delay_ns is None) == (at_ns is None):
+            raise ValueError("give either delay_ns or at_ns")
+        due_ns = at_ns if delay_ns is None else delay_ns
+        if not isinstance(due_ns, int) or isinstance(due_ns, bool) or due_ns < 0:
+            raise ValueError("delay_ns and at_ns are whole nanoseconds from 0")
+        if delay_ns is not None:
+            due_ns += self._clock()
+        if due_ns > MAX_TIME_NS:
+            raise ValueError("that is after the year 2262, the end of 64-bit nanoseconds")
+        return due_ns
+
+    async def _answer(self, payload: bytes, verb: str, prepare: Callable[[dict[str, Any]], MakeChange]) -> bytes:
+        answer: dict[str, Any] = {"instance": self._instance_id}
+        try:
+            request = json.loads(payload)
+            if not isinstance(request, dict) or not isinstance(request.get("id"), str) or not request["id"]:
+                raise ValueError('send JSON such as {"id": "<Nats-Msg-Id>"}')
+            done, in_flight = await self._change(request["id"].encode(), prepare(request))
+            answer.update({verb: done, "in_flight": in_flight})
+        except (ValueError, UnicodeDecodeError, RecursionError) as error:
+            answer["error"] = str(error)
+        return json.dumps(answer).encode()
+
+    async def _change(self, client_id: bytes, make: MakeChange) -> tuple[int, int]:
+        """Apply the change to every pending message with this id. Returns how many, and how many are in flight."""
+        for _ in range(_TRIES):
+            commits = self._commits()
+            [keys] = await self._store.keys_of_ids([client_id])
+            values = await self._store.get_messages(keys)
+            if commits != self._commits():
+                await asyncio.sleep(0)
+                continue  # what was read may be settled by now: read again between two commits
+            return await self._submit(keys, values, make)
+        raise ValueError("the worker is too busy: try again")
+
+    async def _submit(self, keys: list[bytes], values: list[bytes | None], make: MakeChange) -> tuple[int, int]:
+        done = in_flight = 0
+        for key, value in zip(keys, values, strict=True):
+            queue, priority, _, _ = parse_message_key(key)
+            lane = self._registry.get(queue).lane(priority)
+            if value is None:
+                continue
+            if lane.unsettled.get(key) is not None or not self._withdraw(lane, key, value):
+                in_flight += 1
+                continue
+            self._committer.submit(make(lane, key, decode(value)))
+            done += 1
+        if done:
+            await self._committer.flush()
+        return done, in_flight
+

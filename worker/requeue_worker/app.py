@@ -1,0 +1,318 @@
+"""The worker: composition root and lifecycle. Everything it wires has its own module; nothing else is decided here.
+
+    Broker ─intake→ Ingest ─→ Committer ─→ Store          start: store, then NATS, then the subscriptions, then replay
+      │                          ▲                          stop:  intake, what came in, what is in flight, NATS, store
+      └─replies→ Replayer ──────┘ ◀── Scheduler ◀─ Store
+
+Embedded use: ``async with Worker(settings, hooks) as worker: await worker.closed()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from requeue_protocol.errors import RefusedError
+from requeue_worker.admin import Admin
+from requeue_worker.broker.nats import Broker
+from requeue_worker.broker.parser import Raw
+from requeue_worker.counts import Counts
+from requeue_worker.deadletters import DeadLetters
+from requeue_worker.dedupe import Dedupe
+from requeue_worker.errors import CommitError
+from requeue_worker.ingest import Ingest
+from requeue_worker.inflight import Delivery
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.replayer import Replayer
+from requeue_worker.reporter import Reporter
+from requeue_worker.scheduler import Scheduler
+from requeue_worker.settings import Settings, policy_for
+from requeue_worker.storage.committer import Committer
+from requeue_worker.storage.store import Store
+from requeue_worker.storage.transaction import NewMessage
+from requeue_worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+def _nothing(*_: object) -> None:
+    """The hook of who wants none."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What an embedding program may want to hear. All are called on the event loop and must not block or raise."""
+
+    #: subscriptions are live: the worker takes messages
+    ready: Callable[[], None] = _nothing
+    #: a batch could not be written; the worker ends
+    write_error: Callable[[CommitError], None] = _nothing
+    #: an attempt to connect failed, a permission was denied, or another asynchronous NATS error
+    connection_error: Callable[[Exception], None] = _nothing
+    disconnected: Callable[[], None] = _nothing
+    reconnected: Callable[[], None] = _nothing
+    #: the worker has ended
+    closed: Callable[[], None] = _nothing
+    #: a directory that a gone instance left was merged and removed
+    reaped: Callable[[Path, str], None] = _nothing
+
+
+class Worker:
+    """One worker on one instance directory. Start it once."""
+
+    def __init__(
+        self, settings: Settings, hooks: Hooks | None = None, *, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.settings = settings
+        self.counts = Counts()
+        self._hooks = hooks or Hooks()
+        self._clock = clock
+        self._closed = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+        self._subscribed = False
+        self._registry = QueueRegistry(
+            lambda queue: policy_for(settings, queue), settings.subject, settings.max_queues, self.counts
+        )
+        self._supervisor = Supervisor(self._fatal)
+
+    # -- lifecycle -------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the store and begin to connect; returns before NATS is there (`hooks.ready` says when).
+
+        Raises DataDirLocked, DataDirUnreadable or DataFormatTooNew.
+        """
+        settings = self.settings
+        self._store = await asyncio.to_thread(
+            Store.open, settings.data_dir, settings.instance_id, self._registry
+        )
+        self._wire(settings)
+        await self._dead_letters.load()
+        self._supervisor.start("connect", self._connect())
+        self._supervisor.start("stats", self._reporter.report_forever())
+        self._supervisor.start("dead letter publisher", self._dead_letters.publish_forever())
+        self._supervisor.start("dead letter retention", self._dead_letters.retain_forever())
+
+    def _wire(self, settings: Settings) -> None:
+        self._broker = broker = Broker(settings.nats, self)
+        self._committer = committer = Committer(
+            self._store,
+            self.counts,
+            self._clock,
+            on_durable=self._on_durable,
+            on_earlier=lambda lanes: self._scheduler.lanes_earlier(lanes),
+            on_failed=self._on_failed,
+        )
+        self._dead_letters = DeadLetters(
+            self._store, committer, self._registry, broker, self._clock, settings.invalid_kept
+        )
+        self._replayer = Replayer(
+            committer,
+            self._dead_letters,
+            clock=self._clock,
+            connection=lambda: broker.connection,
+            max_payload=lambda: broker.max_payload,
+            freed=lambda queues: self._scheduler.freed(queues),
+            reconnect_grace_ns=settings.reconnect_grace_ns,
+        )
+        self._scheduler = Scheduler(
+            self._registry,
+            self._replayer,
+            self.counts,
+            clock=self._clock,
+            read=lambda requests: asyncio.ensure_future(self._store.read_due(requests)),
+            send=broker.send,
+            may_send=lambda: broker.connected and self._subscribed,
+            when_flushed=broker.when_flushed,
+            failed=self._fatal,
+            unsent_bytes=lambda: broker.unsent_bytes,
+            max_in_flight=settings.max_in_flight_total,
+            max_in_flight_bytes=settings.max_in_flight_bytes,
+        )
+        self._ingest = Ingest(
+            self._registry,
+            committer,
+            self.counts,
+            send=broker.send,
+            max_payload=lambda: broker.max_payload,
+            clock=self._clock,
+            keep_invalid=self._keep_invalid,
+            dedupe=lambda messages: self._dedupe.admit(messages),
+            buffer_bytes=settings.intake_buffer_bytes,
+        )
+        self._dedupe = Dedupe(
+            self._store,
+            is_pending=self._is_pending,
+            accept=committer.accept,
+            duplicate=self._ingest.on_duplicates,
+            failed=self._ingest.on_failed,
+        )
+        self._admin = Admin(
+            self._store,
+            committer,
+            self._registry,
+            settings.instance_id,
+            self._clock,
+            commits=lambda: self.counts.commits,
+            withdraw=self._scheduler.withdraw,
+        )
+        self._reporter = Reporter(
+            self._registry,
+            broker,
+            settings.instance_id,
+            settings.stats_interval_ns,
+            clock_stepped=self._scheduler.look_again,
+        )
+
+    async def _connect(self) -> None:
+        await self._broker.connect()
+        self._replayer.inbox = self._broker.inbox_prefix
+        for subject, answer in self._admin.endpoints.items():
+            await self._broker.respond(subject, answer)
+        await self._broker.subscribe(
+            self.settings.subject,
+            self.settings.queue_group,
+            intake=self._ingest.on_messages,
+            replies=self._replayer.on_replies,
+        )
+
+    async def stop(self) -> None:
+        """Stop gracefully, within `shutdown_grace`; a second call waits for the first."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._shut_down())
+        await asyncio.shield(self._stopping)
+
+    async def _shut_down(self) -> None:
+        log.info("stopping")
+        if not hasattr(self, "_broker"):
+            self._closed.set()  # never started: the store could not be opened
+            return
+        try:
+            self._scheduler.stop()
+            if self._committer.failed is None:
+                await self._finish_work()
+        except CommitError as error:
+            log.error("what was under way could not be written", extra={"error": str(error)})
+        finally:
+            await self._supervisor.stop()
+            await self._broker.close()
+            await asyncio.to_thread(self._store.close)
+            log.info("stopped", extra={"in_flight": len(self._replayer.in_flight)})
+            self._closed.set()
+            self._hooks.closed()
+
+    async def _finish_work(self) -> None:
+        """Intake first, then what came in, then what is in flight; what has no reply stays pending on disk."""
+        await self._broker.stop_intake()
+        self._ingest.drain()
+        await self._dedupe.idle()
+        await self._committer.flush()
+        deadline = time.monotonic() + self.settings.shutdown_grace_ns / 1e9
+        while len(self._replayer.in_flight) and self._broker.connected and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await self._committer.flush()
+        self._committer.checkpoint(queue for queue in self._registry if queue.lanes)
+        await self._committer.flush()
+
+    async def closed(self) -> None:
+        """Return when the worker has ended; raises what ended it, if it was not `stop`."""
+        await self._closed.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _fatal(self, error: BaseException) -> None:
+        if self._error is None and self._stopping is None:
+            self._error = error
+            log.critical("the worker ends", extra={"error": str(error)})
+            self._stopping = asyncio.get_running_loop().create_task(self._shut_down())
+
+    def use(self, settings: Settings) -> None:
+        """Take new queue policies into use (`defaults` and `queues`); the rest needs a restart."""
+        self._registry.use_policies(lambda queue: policy_for(settings, queue))
+        self._dead_letters.forget_retention()
+        self._scheduler.look_again()
+
+    # -- health ----------------------------------------------------------------------------------------------
+
+    def live(self) -> tuple[bool, str]:
+        """Whether a restart would not help."""
+        if self._error is not None:
+            return False, f"ending: {self._error}"
+        return True, "alive"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether messages are taken now, and if not, why."""
+        if self._stopping is not None:
+            return False, "stopping"
+        if not self._subscribed or not self._broker.connected:
+            return False, "not connected to NATS"
+        if self._broker.denied:
+            return False, self._broker.denied[-1]
+        return True, "ready"
+
+    @property
+    def nats_connected(self) -> bool:
+        """Whether the connection stands now."""
+        return self._subscribed and self._broker.connected
+
+    @property
+    def reporter(self) -> Reporter:
+        """Snapshots of the queues, for metrics."""
+        return self._reporter
+
+    # -- what the parts tell each other ----------------------------------------------------------------------
+
+    def connected(self, reconnected: bool) -> None:
+        """Broker: the connection and its subscriptions stand."""
+        self._replayer.connected()
+        self._subscribed = True
+        self._dead_letters.wake()
+        if reconnected:
+            self._hooks.reconnected()
+            self._scheduler.look_again()
+        else:
+            self._scheduler.start()
+            log.info("ready", extra={"subject": self.settings.subject, "instance": self.settings.instance_id})
+            self._hooks.ready()
+
+    def disconnected(self) -> None:
+        """Broker: the connection is gone."""
+        self._hooks.disconnected()
+
+    def connection_error(self, error: Exception) -> None:
+        """Broker: something went wrong that it goes on after."""
+        self._hooks.connection_error(error)
+
+    def _on_durable(self, messages: list[NewMessage]) -> None:
+        self._ingest.on_durable(messages)
+        for message in messages:
+            if message.client_id is not None:
+                self._dedupe.durable(message)
+
+    def _on_failed(self, error: CommitError, messages: list[NewMessage]) -> None:
+        self._ingest.on_failed(messages)
+        self._hooks.write_error(error)
+        self._fatal(error)
+
+    def _keep_invalid(self, raw: Raw, error: RefusedError, answer: Callable[[], None]) -> None:
+        self._dead_letters.keep_invalid(raw, error, answer)
+
+    def _is_pending(self, queue: str, priority: int, key: bytes) -> bool:
+        """Whether a message found by its client id is pending and not in flight."""
+        lane = self._registry.get(queue).lane(priority)
+        return not isinstance(lane.unsettled.get(key), Delivery)

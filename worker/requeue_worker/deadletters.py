@@ -1,0 +1,222 @@
+"""Dead letters beyond the burial itself: refused messages kept, publishing to `dead_letter_subject`, retention.
+
+A burial that is to be published carries a mark in the same transaction; the mark goes once the server has the message.
+So a dead letter is published at least once, whatever crashes in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from requeue_protocol.errors import RefusedError
+from requeue_worker.broker.nats import Broker
+from requeue_worker.broker.parser import Raw
+from requeue_worker.record import (
+    HEAD,
+    PLAIN,
+    RECORD_VERSION,
+    Attempt,
+    DeadReason,
+    Extras,
+    decode,
+)
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.replay import dead_letter_block
+from requeue_worker.storage.committer import Committer
+from requeue_worker.storage.keys import SUFFIX_LEN, time_of
+from requeue_worker.storage.queues import INVALID_QUEUE, NEVER, QueueState
+from requeue_worker.storage.store import Store
+from requeue_worker.storage.transaction import Transaction
+from requeue_worker.wire import hpub
+
+log = logging.getLogger(__name__)
+
+MARK = b"p"  #: `meta` entries of dead letters that are still to be published
+RETENTION_INTERVAL_S = 60.0
+RETRY_S = 5.0
+_PAGE = 512
+
+
+class DeadLetters:
+    """What happens to dead letters after (and, for refused messages, instead of) a life as pending ones."""
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        registry: QueueRegistry,
+        broker: Broker,
+        clock: Callable[[], int],
+        invalid_kept: int,
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._registry = registry
+        self._broker = broker
+        self._clock = clock
+        self._invalid_kept = invalid_kept
+        self._invalid: deque[tuple[bytes, int]] = deque()
+        self._to_publish: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        #: queue name -> when its oldest dead letter may go; absent = not known
+        self._retention_due_ns: dict[str, int] = {}
+
+    async def load(self) -> None:
+        """Take over what an earlier run left: refused messages kept, and marks of unpublished dead letters."""
+        for key, value in await self._store.dead_before(INVALID_QUEUE, NEVER, 10 * self._invalid_kept + 1):
+            self._invalid.append((key, decode(value).size))
+        marks = await self._store.marks(MARK, 1_000_000)
+        self._to_publish.extend(key[len(MARK) :] for key, _ in marks)
+
+    # -- refused messages ------------------------------------------------------------------------------------
+
+    def keep_invalid(self, raw: Raw, error: RefusedError, answer: Callable[[], None]) -> None:
+        """Keep a refused message as dead letter `invalid` (the oldest goes beyond `invalid_kept`), then `answer`."""
+        _, _, headers, payload = raw
+        block = headers or b""
+        now_ns = self._clock()
+        extras = Extras(reason=str(DeadReason.INVALID), died_ns=now_ns)
+        extras.remember(Attempt(0, now_ns, f"{error.code} {error}"[:512]))
+        raw_extras = extras.encode()
+        head = HEAD.pack(
+            RECORD_VERSION, PLAIN, 0, 0, 0, len(raw_extras), len(block), 0, len(block), len(payload), 1, 0, now_ns, 0
+        )
+        value = head + raw_extras + block + payload
+        queue = self._registry.get(INVALID_QUEUE)
+        queue.counts.dead[str(DeadReason.INVALID)] += 1
+        self._committer.submit(_KeepInvalid(self, queue, value, len(block) + len(payload), answer))
+
+    def add_invalid(self, transaction: Transaction, queue: QueueState, value: bytes, size: int) -> None:
+        """Write a refused message, and let the oldest go."""
+        key = transaction.add_dead(queue, self._committer.mint_id(), value, size)
+        self._invalid.append((key, size))
+        while len(self._invalid) > self._invalid_kept:
+            oldest, oldest_size = self._invalid.popleft()
+            transaction.remove_dead(queue, oldest, oldest_size)
+
+    # -- publishing ------------------------------------------------------------------------------------------
+
+    def announcer(
+        self, queue: QueueState
+    ) -> tuple[Callable[[bytes], None] | None, Callable[[Transaction, bytes], None] | None]:
+        """For a burial in this queue: what to call when it is durable, and what to write with it."""
+        if queue.policy.dead_letter_subject is None:
+            return None, None
+        return self._announce, _mark
+
+    def _announce(self, key: bytes) -> None:
+        self._to_publish.append(key)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """The connection stands again."""
+        self._wake.set()
+
+    async def publish_forever(self) -> None:
+        """Publish marked dead letters whenever there are some and NATS is there."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._to_publish and self._broker.connected:
+                page = [self._to_publish.popleft() for _ in range(min(_PAGE, len(self._to_publish)))]
+                try:
+                    await self._publish(page)
+                except Exception as error:
+                    log.warning("dead letters not published yet", extra={"error": str(error), "count": len(page)})
+                    self._to_publish.extendleft(reversed(page))
+                    asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+                    break
+
+    async def _publish(self, keys: list[bytes]) -> None:
+        denied = len(self._broker.denied)
+        for key in keys:
+            value = await self._store.get_dead(key)
+            queue = self._registry.by_name.get(_queue_of(key))
+            if value is None or queue is None or queue.policy.dead_letter_subject is None:
+                continue
+            record = decode(value)
+            block = dead_letter_block(record, key, queue)
+            self._broker.send(hpub(queue.policy.dead_letter_subject.encode(), block, record.payload), 1)
+        await self._broker.flush()
+        if len(self._broker.denied) > denied:
+            raise PermissionError(self._broker.denied[-1])
+        self._committer.submit(_Unmark(keys))
+
+    # -- retention -------------------------------------------------------------------------------------------
+
+    def forget_retention(self) -> None:
+        """Policies changed: look at every queue again."""
+        self._retention_due_ns.clear()
+
+    async def retain_forever(self) -> None:
+        """Remove dead letters beyond their queue's retention, once a minute and in small transactions."""
+        while True:
+            for queue in list(self._registry):
+                if queue.dead and queue.name != INVALID_QUEUE:
+                    await self._retain(queue)
+            await asyncio.sleep(RETENTION_INTERVAL_S)
+
+    async def _retain(self, queue: QueueState) -> None:
+        retention_ns = queue.policy.dead_letter_retention_ns
+        while self._retention_due_ns.get(queue.name, 0) <= self._clock():
+            expired = await self._store.dead_before(queue.name, max(self._clock() - retention_ns, 0), _PAGE)
+            if expired:
+                self._committer.submit(_RemoveDead(queue, [(key, decode(value).size) for key, value in expired]))
+                await self._committer.flush()
+            if len(expired) < _PAGE:
+                oldest = await self._store.dead_before(queue.name, NEVER, 1)
+                due_ns = time_of(oldest[0][0]) + retention_ns if oldest else self._clock() + retention_ns
+                self._retention_due_ns[queue.name] = due_ns
+                return
+
+
+def _queue_of(key: bytes) -> str:
+    return key[1 : len(key) - SUFFIX_LEN].decode("ascii")
+
+
+def _mark(transaction: Transaction, key: bytes) -> None:
+    transaction.batch.put_meta(MARK + key, b"")
+
+
+@dataclass(slots=True)
+class _KeepInvalid:
+    owner: DeadLetters
+    queue: QueueState
+    value: bytes
+    size: int
+    answer: Callable[[], None]
+
+    def apply(self, transaction: Transaction) -> None:
+        self.owner.add_invalid(transaction, self.queue, self.value, self.size)
+
+    def durable(self) -> None:
+        self.answer()
+
+
+@dataclass(slots=True)
+class _Unmark:
+    keys: list[bytes] = field(default_factory=list)
+
+    def apply(self, transaction: Transaction) -> None:
+        for key in self.keys:
+            transaction.batch.delete_meta(MARK + key)
+
+    def durable(self) -> None:
+        """Nothing waits for it."""
+
+
+@dataclass(slots=True)
+class _RemoveDead:
+    queue: QueueState
+    letters: list[tuple[bytes, int]]
+
+    def apply(self, transaction: Transaction) -> None:
+        for key, size in self.letters:
+            transaction.remove_dead(self.queue, key, size)
+
+    def durable(self) -> None:
+        """Nothing waits for it."""

@@ -1,0 +1,90 @@
+"""Deduplication by the publisher's `Nats-Msg-Id` while a message with that id is pending on this instance.
+
+An id in flight does not deduplicate: a handler may republish with copied headers before it acks. A duplicate is acked
+only after the first copy's fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from requeue_worker.storage.keys import parse_message_key
+from requeue_worker.storage.store import Store
+from requeue_worker.storage.transaction import NewMessage
+
+
+class Dedupe:
+    """Between intake and committer, for messages that carry a client id."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        is_pending: Callable[[str, int, bytes], bool],
+        accept: Callable[[list[NewMessage]], None],
+        duplicate: Callable[[list[NewMessage]], None],
+        failed: Callable[[list[NewMessage]], None],
+    ) -> None:
+        self._store = store
+        self._is_pending = is_pending
+        self._accept = accept
+        self._duplicate = duplicate
+        self._failed = failed
+        #: ids looked up or on their way to disk, with the later copies that wait for the first one's fsync
+        self._open: dict[bytes, list[NewMessage]] = {}
+        self._waiting: list[NewMessage] = []
+        self._looking: asyncio.Task[None] | None = None
+
+    def admit(self, messages: list[NewMessage]) -> None:
+        """Take accepted messages that carry ids."""
+        for message in messages:
+            assert message.client_id is not None
+            copies = self._open.get(message.client_id)
+            if copies is not None:
+                copies.append(message)
+            else:
+                self._open[message.client_id] = []
+                self._waiting.append(message)
+        if self._waiting and self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_up())
+
+    def durable(self, message: NewMessage) -> None:
+        """A message with an id is on disk: its copies are duplicates."""
+        assert message.client_id is not None
+        copies = self._open.pop(message.client_id, [])
+        if copies:
+            self._duplicate(copies)
+
+    async def idle(self) -> None:
+        """Return when no look-up is under way."""
+        while self._looking is not None:
+            await asyncio.shield(self._looking)
+
+    async def _look_up(self) -> None:
+        try:
+            while self._waiting:
+                messages, self._waiting = self._waiting, []
+                await self._sort_out(messages)
+        finally:
+            self._looking = None
+
+    async def _sort_out(self, messages: list[NewMessage]) -> None:
+        try:
+            found = await self._store.keys_of_ids([message.client_id or b"" for message in messages])
+        except Exception:
+            for message in messages:
+                self._failed([message, *self._open.pop(message.client_id or b"", [])])
+            raise
+        fresh = []
+        for message, keys in zip(messages, found, strict=True):
+            if any(self._pending(key) for key in keys):
+                self._duplicate([message, *self._open.pop(message.client_id or b"", [])])
+            else:
+                fresh.append(message)
+        if fresh:
+            self._accept(fresh)
+
+    def _pending(self, key: bytes) -> bool:
+        queue, priority, _, _ = parse_message_key(key)
+        return self._is_pending(queue, priority, key)

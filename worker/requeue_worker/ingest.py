@@ -1,0 +1,297 @@
+"""Intake: raw messages in, accepted messages to the committer, acks after the fsync, refusals with their reason.
+
+    bulk reader ──list──> on_messages ──┬── no client id ──────────────> Committer ──fsync──> on_durable ──> acks
+                                        ├── client id ──> Dedupe ──────────┘
+                                        └── refused ──> permanent: kept as dead letter `invalid`, then answered
+                                                        transient: answered or silent (protocol, section "Refusals")
+
+What happens elsewhere: keys and times are made at commit (`storage.transaction`), bytes are read by the protocol package.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from requeue_protocol.envelope import read_envelope
+from requeue_protocol.errors import (
+    Busy,
+    CommitFailed,
+    Draining,
+    MalformedMessage,
+    MessageTooLarge,
+    QueueFull,
+    RefusedError,
+)
+from requeue_protocol.headers import NO_POLICY, IntakePolicy, read_intake_headers
+from requeue_protocol.replies import ack, refusal
+from requeue_worker.broker.parser import Raw
+from requeue_worker.counts import Counts
+from requeue_worker.record import (
+    HAS_CLIENT_ID,
+    HEAD_STATIC,
+    MAX_TIME_NS,
+    PLAIN,
+    RECORD_VERSION,
+    UNSET_BACKOFF,
+    UNSET_DELAY,
+    UNSET_RETRIES,
+    Extras,
+)
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.storage.committer import Committer
+from requeue_worker.storage.keys import DEFAULT_PRIORITY
+from requeue_worker.storage.queues import QueueState
+from requeue_worker.storage.transaction import NewMessage
+from requeue_worker.wire import empty_pubs, hpub, pub
+
+log = logging.getLogger(__name__)
+
+REPLAY_HEADROOM_BYTES = 4096  #: a replay adds headers: this much must be left below `max_payload`
+
+_DUPLICATE_HEADERS = ack(duplicate=True)[0] or b""
+
+
+class Ingest:
+    """The intake's consumer. All of it runs on the event loop and never blocks."""
+
+    def __init__(
+        self,
+        registry: QueueRegistry,
+        committer: Committer,
+        counts: Counts,
+        *,
+        send: Callable[[bytes, int], None],
+        max_payload: Callable[[], int],
+        clock: Callable[[], int],
+        keep_invalid: Callable[[Raw, RefusedError, Callable[[], None]], None],
+        dedupe: Callable[[list[NewMessage]], None],
+        buffer_bytes: int,
+    ) -> None:
+        self._registry = registry
+        self._committer = committer
+        self._counts = counts
+        self._send = send
+        self._max_payload = max_payload
+        self._clock = clock
+        self._keep_invalid = keep_invalid
+        self._dedupe = dedupe
+        self._buffer_bytes = buffer_bytes
+        #: set while messages are refused for a reason that holds for all of them
+        self.closed: RefusedError | None = None
+
+    # -- in --------------------------------------------------------------------------------------------------
+
+    def on_messages(self, batch: list[Raw]) -> None:
+        """Take one socket read's messages."""
+        accepted: list[NewMessage] = []
+        with_ids: list[NewMessage] = []
+        accepted_bytes = 0
+        room = self._buffer_bytes - self._committer.waiting_bytes
+        limit = self._max_payload() - REPLAY_HEADROOM_BYTES
+        for raw in batch:
+            _subject, reply, headers, payload = raw
+            try:
+                if self.closed is not None:
+                    raise self.closed
+                size = len(payload) if headers is None else len(headers) + len(payload)
+                if size > limit:
+                    raise _too_large(size, limit)
+                if accepted_bytes + size > room:
+                    raise Busy("the worker's intake buffer is full: send again in a moment")
+                if headers is None:
+                    message = self._from_envelope(reply, payload, b"", NO_POLICY)
+                else:
+                    message = self._with_headers(reply, headers, payload)
+            except RefusedError as error:
+                self._refuse(raw, error)
+                continue
+            accepted_bytes += size
+            queue = message.lane.queue
+            queue.waiting += 1
+            queue.waiting_bytes += size
+            if message.client_id is None:
+                accepted.append(message)
+            else:
+                with_ids.append(message)
+        self._counts.intake_messages += len(batch)
+        self._counts.intake_bytes += accepted_bytes
+        if accepted:
+            self._committer.accept(accepted)
+        if with_ids:
+            self._dedupe(with_ids)
+
+    def _with_headers(self, reply: bytes, headers: bytes, payload: bytes) -> NewMessage:
+        policy = read_intake_headers(headers)
+        if policy.subject is None:
+            return self._from_envelope(reply, payload, headers, policy)
+        return self._from_plain(reply, payload, headers, policy)
+
+    def _from_envelope(
+        self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy
+    ) -> NewMessage:
+        """An envelope's own retries, ttl and delay always count; headers say what it can't."""
+        envelope = read_envelope(payload)
+        queue = self._queue(envelope.queue, len(headers) + len(payload))
+        queue.rules.check(envelope.subject)
+        extras = b"" if policy is NO_POLICY else _extras(policy).encode()
+        client_id = policy.msg_id
+        head = HEAD_STATIC.pack(
+            RECORD_VERSION,
+            0 if client_id is None else HAS_CLIENT_ID,
+            # An envelope's Undefined is fixed, as the original has it.
+            (envelope.backoff or _FIXED) if policy.backoff is None else policy.backoff,
+            0,
+            len(envelope.subject),
+            len(extras),
+            len(headers),
+            len(headers) + envelope.subject_at,
+            len(headers) + envelope.payload_at,
+            envelope.payload_len,
+            envelope.retries or 1,
+            min(envelope.delay_ns, UNSET_DELAY - 1),
+        )
+        if envelope.delay_ns > _FAR_NS or envelope.ttl_ns > _FAR_NS:
+            self._check_far(envelope.delay_ns, envelope.ttl_ns)
+        return NewMessage(
+            queue.lane(DEFAULT_PRIORITY if policy.priority is None else policy.priority),
+            envelope.delay_ns,
+            None,
+            envelope.ttl_ns,
+            head,
+            extras + headers + payload if headers else payload,
+            len(headers) + len(payload),
+            client_id,
+            reply,
+            bool(headers),
+        )
+
+    def _from_plain(
+        self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy
+    ) -> NewMessage:
+        """A plain message: the queue's policy stands in for what the headers don't say."""
+        subject = policy.subject or b""
+        size = len(headers) + len(payload)
+        queue = self._queue(policy.queue or "default", size)
+        queue.rules.check(subject)
+        extras = _extras(policy).encode()
+        flags = PLAIN if policy.msg_id is None else PLAIN | HAS_CLIENT_ID
+        head = HEAD_STATIC.pack(
+            RECORD_VERSION,
+            flags,
+            UNSET_BACKOFF if policy.backoff is None else policy.backoff,
+            0,
+            len(subject),
+            len(extras),
+            len(headers),
+            headers.find(subject),
+            len(headers),
+            len(payload),
+            UNSET_RETRIES if policy.retries is None else policy.retries,
+            UNSET_DELAY if policy.delay_ns is None else policy.delay_ns,
+        )
+        delay_ns = queue.policy.delay_ns if policy.delay_ns is None else policy.delay_ns
+        ttl_ns = queue.policy.ttl_ns if policy.ttl_ns is None else policy.ttl_ns
+        self._check_far(delay_ns, ttl_ns)
+        return NewMessage(
+            queue.lane(DEFAULT_PRIORITY if policy.priority is None else policy.priority),
+            delay_ns,
+            policy.at_ns,
+            ttl_ns,
+            head,
+            extras + headers + payload,
+            size,
+            policy.msg_id,
+            reply,
+            True,
+        )
+
+    def _queue(self, name: str, size: int) -> QueueState:
+        queue = self._registry.by_name.get(name)
+        if queue is None:
+            queue = self._registry.get(name)
+        policy = queue.policy
+        if policy.max_messages is not None and queue.pending + queue.waiting >= policy.max_messages:
+            raise QueueFull(
+                f"queue {name!r} holds its max_messages of {policy.max_messages}: send again later"
+            )
+        if policy.max_bytes is not None and queue.bytes + queue.waiting_bytes + size > policy.max_bytes:
+            raise QueueFull(f"queue {name!r} holds its max_bytes of {policy.max_bytes}: send again later")
+        return queue
+
+    def _check_far(self, delay_ns: int, ttl_ns: int) -> None:
+        """Refuse what would be due beyond 2262. A ttl beyond it is no deadline that anybody lives to see."""
+        if self._clock() + delay_ns > MAX_TIME_NS:
+            raise MalformedMessage(
+                f"a delay of {delay_ns} ns is due after the year 2262, the end of 64-bit nanoseconds: use a shorter one"
+            )
+
+    # -- out -------------------------------------------------------------------------------------------------
+
+    def on_durable(self, messages: list[NewMessage]) -> None:
+        """The messages are on disk: ack them."""
+        replies = [message.reply for message in messages if message.reply]
+        if replies:
+            self._send(empty_pubs(replies), len(replies))
+
+    def on_duplicates(self, messages: list[NewMessage]) -> None:
+        """The messages' first copies are on disk: ack, and say so."""
+        self._forget(messages)
+        self._counts.duplicates += len(messages)
+        acks = [hpub(message.reply, _DUPLICATE_HEADERS, b"") for message in messages if message.reply]
+        if acks:
+            self._send(b"".join(acks), len(acks))
+
+    def on_failed(self, messages: list[NewMessage]) -> None:
+        """The messages are not on disk: say so to those who can tell that from an ack."""
+        self._forget(messages)
+        error = CommitFailed("the worker could not write to its disk: send again, to another worker")
+        for message in messages:
+            self._answer(message.reply, error, message.has_headers)
+
+    def _forget(self, messages: list[NewMessage]) -> None:
+        for message in messages:
+            message.lane.queue.waiting -= 1
+            message.lane.queue.waiting_bytes -= message.size
+
+    def _refuse(self, raw: Raw, error: RefusedError) -> None:
+        _, reply, headers, payload = raw
+        self._counts.refused[error.code] += 1
+        had_headers = headers is not None
+        if error.permanent:
+            log.info("message refused", extra={"code": error.code, "error": str(error), "bytes": len(payload)})
+            self._keep_invalid(raw, error, lambda: self._answer(reply, error, had_headers))
+        else:
+            self._answer(reply, error, had_headers)
+
+    def _answer(self, reply: bytes, error: RefusedError, had_headers: bool) -> None:
+        answer = refusal(error, had_headers)
+        if reply and answer is not None:
+            headers, payload = answer
+            self._send(pub(reply, payload) if headers is None else hpub(reply, headers, payload), 1)
+
+    def drain(self) -> None:
+        """Refuse everything from now on."""
+        self.closed = Draining("this worker is shutting down: send again, to another worker")
+
+
+_FIXED = 2
+_FAR_NS = 10**18  # about 31 years: only beyond it is the sum with now worth checking
+
+
+def _extras(policy: IntakePolicy) -> Extras:
+    return Extras(
+        min_backoff_ns=policy.min_backoff_ns,
+        max_backoff_ns=policy.max_backoff_ns,
+        ack_timeout_ns=policy.ack_timeout_ns,
+        backoff_list_ns=policy.backoff_list_ns,
+    )
+
+
+def _too_large(size: int, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"headers and payload have {size} bytes; with the headers that a replay adds at most {limit} are possible "
+        f"(max_payload less {REPLAY_HEADROOM_BYTES})"
+    )
+
+

@@ -1,0 +1,228 @@
+"""Replay: due messages out as requests, replies in, and what each reply does to its message.
+
+    Scheduler ──(lane, key, value)──> encode ──> one chunk for each tick ──> NATS
+    reply inbox ──list──> on_replies ──> settled: Committer.settle   (edge c)
+                                     └─> else: retry.decide ──> a change (edges d, e, f, h), or +WPI: wait on
+    timeouts ──> expire ──> as a failed reply; as a hold when the connection was lost meanwhile
+
+One wildcard inbox for all; the last token of a reply subject names the delivery.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+
+from requeue_protocol.replies import Reply, Verb, one_line, read_replay_reply
+from requeue_worker.broker.parser import Raw
+from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
+from requeue_worker.deadletters import DeadLetters
+from requeue_worker.inflight import Delivery, InFlight
+from requeue_worker.record import Attempt, DeadReason, Record, decode
+from requeue_worker.replay import encode_replay
+from requeue_worker.retry import Bury, Decision, Drop, Hold, Retry, Settle, decide, expire
+from requeue_worker.storage.committer import Committer
+from requeue_worker.storage.queues import Lane, QueueState
+
+log = logging.getLogger(__name__)
+
+REKEY_AFTER_NS = 60 * 10**9  #: in flight for longer: the message moves to its ack deadline
+WORK_LIMIT_NS = 12 * 3600 * 10**9  #: +WPI extends a dispatch up to this in all
+
+
+class Replayer:
+    """What is in flight, and its fate. Runs on the event loop and never blocks."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        dead_letters: DeadLetters,
+        *,
+        clock: Callable[[], int],
+        connection: Callable[[], int],
+        max_payload: Callable[[], int],
+        freed: Callable[[Iterable[QueueState]], None],
+        reconnect_grace_ns: int,
+    ) -> None:
+        self._committer = committer
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._connection = connection
+        self._max_payload = max_payload
+        self._freed = freed
+        self._grace_ns = reconnect_grace_ns
+        self._connected_at_ns = 0
+        self._jitter = random.random
+        self.in_flight = InFlight()
+        self.inbox = b""
+
+    # -- out -------------------------------------------------------------------------------------------------
+
+    def send(self, lane: Lane, key: bytes, value: bytes, now_ns: int) -> bytes | None:
+        """The protocol bytes of this message's replay, now in flight; None when its deadline or size forbids it."""
+        record = decode(value)
+        if record.deadline_ns and record.deadline_ns <= now_ns:
+            self._bury_or_drop(lane, key, record, expire(lane.queue.policy), None)
+            return None
+        queue = lane.queue
+        policy = queue.policy
+        wait_ns = policy.ack_timeout_ns
+        if record.extras_len:
+            own_ns = record.extras.ack_timeout_ns
+            wait_ns = wait_ns if own_ns is None else own_ns
+        client_id = record.client_id
+        attempt = record.attempts + 1
+        delivery = Delivery(lane, key, value, record.size, client_id, attempt, now_ns, self._connection())
+        token = self.in_flight.add(delivery, wait_ns, time.monotonic_ns(), REKEY_AFTER_NS)
+        line, size = encode_replay(record, key, attempt, queue, self.inbox + token, client_id is not None)
+        if size > self._max_payload():
+            self.in_flight.pop(token)
+            error = f"{size} bytes with the headers of a replay; the server's max_payload is {self._max_payload()}"
+            self._bury_or_drop(lane, key, record, Bury(DeadReason.TOO_LARGE, error), None)
+            return None
+        delivery.work_until_ns = delivery.ack_deadline_ns - wait_ns + WORK_LIMIT_NS
+        lane.unsettled[key] = delivery
+        queue.in_flight += 1
+        queue.counts.replays += 1
+        return line
+
+    def expire_waiting(self, lane: Lane, key: bytes, value: bytes) -> None:
+        """Edge g, for a message that waits for a slot or token: its deadline has passed."""
+        self._bury_or_drop(lane, key, decode(value), expire(lane.queue.policy), None)
+
+    # -- in --------------------------------------------------------------------------------------------------
+
+    def on_replies(self, batch: list[Raw]) -> None:
+        """Take one socket read's replies."""
+        settled: list[Delivery] = []
+        touched: set[QueueState] = set()
+        prefix = len(self.inbox)
+        pop = self.in_flight.pop
+        for subject, _reply, headers, payload in batch:
+            if payload or headers is not None:
+                delivery = self.in_flight.get(subject[prefix:])
+                if delivery is None or not self._on_verb(delivery, headers, payload, settled):
+                    continue
+            else:
+                delivery = pop(subject[prefix:])
+                if delivery is None:
+                    continue  # a second reply, or one that came after its timeout
+                settled.append(delivery)
+            queue = delivery.lane.queue
+            queue.in_flight -= 1
+            touched.add(queue)
+        if settled:
+            for delivery in settled:
+                delivery.lane.queue.counts.settled += 1
+            self._committer.settle(settled)
+        if touched:
+            self._freed(touched)
+
+    def _on_verb(
+        self, delivery: Delivery, headers: bytes | None, payload: bytes, settled: list[Delivery]
+    ) -> bool:
+        """Handle a reply that says something; False when the delivery stays in flight."""
+        policy = delivery.lane.queue.policy
+        reply = read_replay_reply(headers, payload, policy.ack_mode == "any")
+        if reply.verb is Verb.WPI:
+            self._still_working(delivery)
+            return False
+        self.in_flight.pop(delivery.token)
+        if reply.verb is Verb.SETTLED:
+            settled.append(delivery)
+            return True
+        counts = True
+        if reply.verb is Verb.NO_RESPONDERS:
+            since_ns = time.monotonic_ns() - self._connected_at_ns
+            counts = policy.count_no_responders and since_ns >= self._grace_ns
+        self._end(delivery, reply, counts)
+        return True
+
+    def _still_working(self, delivery: Delivery) -> None:
+        """+WPI: the ack timeout starts again, up to WORK_LIMIT_NS in all."""
+        now_ns = time.monotonic_ns()
+        record = decode(delivery.value)
+        own_ns = record.extras.ack_timeout_ns
+        wait_ns = delivery.lane.queue.policy.ack_timeout_ns if own_ns is None else own_ns
+        delivery.ack_deadline_ns = min(now_ns + wait_ns, delivery.work_until_ns)
+        # A job already re-keyed would fall due on disk before its new deadline: it is re-keyed again in time, since
+        # the wake-up below looks at it after a minute at most.
+        wake_ns = min(delivery.ack_deadline_ns - now_ns, REKEY_AFTER_NS)
+        self.in_flight.rearm(delivery, max(wake_ns, 0), now_ns)
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """A connection stands: no-responders holds for the grace period, since handlers reconnect too."""
+        self._connected_at_ns = time.monotonic_ns()
+
+    def expire(self) -> None:
+        """Handle every delivery whose wake time has come."""
+        now_ns = time.monotonic_ns()
+        touched: set[QueueState] = set()
+        for delivery in self.in_flight.expired(now_ns):
+            left_ns = delivery.ack_deadline_ns - now_ns
+            if left_ns > 0:
+                # One long job must not pin the checkpoint: its record moves to where a crash should find it due.
+                self._committer.submit(Rekey(delivery, self._clock() + left_ns, self._is_in_flight))
+                self.in_flight.rearm(delivery, min(left_ns, REKEY_AFTER_NS), now_ns)
+                continue
+            self.in_flight.pop(delivery.token)
+            delivery.lane.queue.in_flight -= 1
+            touched.add(delivery.lane.queue)
+            lost = delivery.connection != self._connection()
+            text = "connection lost while in flight" if lost else "no reply within the ack timeout"
+            self._end(delivery, Reply(Verb.FAILED, None, text), counts=not lost)
+        if touched:
+            self._freed(touched)
+
+    def _is_in_flight(self, delivery: Delivery) -> bool:
+        return self.in_flight.get(delivery.token) is delivery
+
+    # -- the end of a dispatch -------------------------------------------------------------------------------
+
+    def _end(self, delivery: Delivery, reply: Reply, counts: bool) -> None:
+        record = decode(delivery.value)
+        lane = delivery.lane
+        now_ns = self._clock()
+        decision = decide(
+            reply, record, lane.queue.policy, now_ns=now_ns, jitter=self._jitter, counts=counts
+        )
+        self._apply(lane, delivery.key, record, decision, delivery.attempt, now_ns)
+
+    def _apply(
+        self, lane: Lane, key: bytes, record: Record, decision: Decision, attempt: int, now_ns: int
+    ) -> None:
+        queue_counts = lane.queue.counts
+        match decision:
+            case Retry(due_ns, error):
+                queue_counts.retried += 1
+                spent = Attempt(attempt, now_ns, one_line(error))
+                self._committer.submit(Requeue(lane, key, record, due_ns, spent))
+            case Hold(due_ns, _):
+                queue_counts.held += 1
+                self._committer.submit(Requeue(lane, key, record, due_ns, None))
+            case Bury(_, error) | Drop(_, error):
+                spent = Attempt(attempt, now_ns, one_line(error))
+                self._bury_or_drop(lane, key, record, decision, spent)
+            case Settle():
+                raise AssertionError("a settled delivery goes to Committer.settle")
+
+    def _bury_or_drop(
+        self, lane: Lane, key: bytes, record: Record, decision: Bury | Drop, attempt: Attempt | None
+    ) -> None:
+        queue = lane.queue
+        if decision.reason is DeadReason.EXPIRED:
+            queue.counts.expired += 1
+        if isinstance(decision, Drop):
+            self._committer.submit(Remove(lane, key, record))
+            return
+        queue.counts.dead[str(decision.reason)] += 1
+        log.info(
+            "dead letter",
+            extra={"queue": queue.name, "reason": str(decision.reason), "id": key[-16:].hex()},
+        )
+        announce, mark = self._dead_letters.announcer(queue)
+        self._committer.submit(Entomb(lane, key, record, decision.reason, attempt, announce, mark))

@@ -1,0 +1,79 @@
+"""Stats on `_requeue._stats`, every few seconds; and, since it wakes up anyway, an eye on the wall clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from requeue_protocol.stats import QueueStats, build_stats
+from requeue_protocol.subjects import STATS
+from requeue_worker.broker.nats import Broker
+from requeue_worker.counts import QueueSnapshot
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.storage.queues import INVALID_QUEUE, NEVER, QueueState
+
+log = logging.getLogger(__name__)
+
+CLOCK_STEP_NS = 50_000_000  #: wall clock against monotonic clock: more than this between two reports is a step
+
+
+class Reporter:
+    """Publishes `InstanceStatsMessage`s and snapshots for the metrics."""
+
+    def __init__(
+        self,
+        registry: QueueRegistry,
+        broker: Broker,
+        instance_id: str,
+        interval_ns: int,
+        clock_stepped: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._broker = broker
+        self._instance_id = instance_id
+        self._interval_s = interval_ns / 1e9
+        self._clock_stepped = clock_stepped
+
+    async def report_forever(self) -> None:
+        """Publish at the interval; skip while disconnected."""
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        while True:
+            await asyncio.sleep(self._interval_s)
+            now_offset_ns = time.time_ns() - time.monotonic_ns()
+            if abs(now_offset_ns - offset_ns) > CLOCK_STEP_NS:
+                log.warning("the wall clock was stepped", extra={"step_s": (now_offset_ns - offset_ns) / 1e9})
+                self._clock_stepped()
+            offset_ns = now_offset_ns
+            if self._broker.connected:
+                for message in self._messages():
+                    await self._broker.publish(STATS, message)
+
+    def _messages(self) -> list[bytes]:
+        queues = [
+            QueueStats(queue.name, queue.pending, queue.in_flight)
+            for queue in self._registry
+            if queue.name != INVALID_QUEUE
+        ]
+        return build_stats(self._instance_id, queues, self._broker.max_payload)
+
+    def snapshot(self) -> Iterable[QueueSnapshot]:
+        """Every queue as it stands now, for the metrics."""
+        return [
+            QueueSnapshot(
+                queue.name,
+                queue.pending,
+                queue.bytes,
+                queue.dead,
+                queue.dead_bytes,
+                queue.in_flight,
+                _next_due_ns(queue),
+            )
+            for queue in self._registry
+        ]
+
+
+def _next_due_ns(queue: QueueState) -> int | None:
+    due_ns = min((lane.head_due_ns for lane in queue.lanes.values()), default=NEVER)
+    return None if due_ns in (0, NEVER) else due_ns

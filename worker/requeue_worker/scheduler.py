@@ -1,0 +1,344 @@
+"""The scheduler: which message goes out next, and when to look again. Event-driven: one wake-up, no polling.
+
+A tick, in order:
+ 1. lanes whose head has come due put their queue into the ring;
+ 2. deliveries whose wait is over go back to the replayer;
+ 3. the ring is served by deficit round robin: a queue may send `weight` credits' worth a round, strictly by priority
+    inside, while it has slots, tokens and no pause; expired messages need neither;
+ 4. queues that ran low ask for a read; all wanted lanes are read in one hop on the read thread;
+ 5. the next wake-up is the earliest of next due head, in-flight wait, rate token, pause end and deadline.
+Whatever changes that from outside (a commit, a reply, a read, a connection, a policy) requests a tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import Final
+
+from requeue_worker.counts import Counts
+from requeue_worker.record import HEAD
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.replayer import Replayer
+from requeue_worker.storage.keys import time_of
+from requeue_worker.storage.queues import NEVER, Lane, QueueState
+from requeue_worker.storage.store import ReadRequest, ReadResult
+
+TICK_MESSAGES: Final = 1024  #: a tick sends so many at most, then the loop gets its turn
+TICK_BYTES: Final = 1 << 20
+UNSENT_BYTES: Final = 4 << 20  #: beyond this the socket is the bottleneck: wait for it
+READ_LIMIT: Final = 1024  #: messages in a read of a lane whose queue has weight 100
+READ_LEAST: Final = 64
+READ_MOST: Final = 4096
+READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane reads one message at a time
+ROUND_CREDITS: Final = 100  #: of weight for one round: a queue with weight 100 sends up to QUANTUM in a round
+QUANTUM: Final = 128
+FAIR_SLOTS: Final = 8  #: of the total that a queue gets even when others hold all the rest
+_LONGEST_SLEEP_S: Final = 3600.0
+
+
+class Scheduler:
+    """Runs on the event loop. `read` is the store's `read_due`; `send` takes one chunk of protocol bytes."""
+
+    def __init__(
+        self,
+        registry: QueueRegistry,
+        replayer: Replayer,
+        counts: Counts,
+        *,
+        clock: Callable[[], int],
+        read: Callable[[Sequence[ReadRequest]], asyncio.Future[list[ReadResult]]],
+        send: Callable[[bytes, int], None],
+        may_send: Callable[[], bool],
+        when_flushed: Callable[[Callable[[], None]], None],
+        failed: Callable[[BaseException], None],
+        unsent_bytes: Callable[[], int],
+        max_in_flight: int,
+        max_in_flight_bytes: int,
+    ) -> None:
+        self._registry = registry
+        self._replayer = replayer
+        self._counts = counts
+        self._clock = clock
+        self._read = read
+        self._send = send
+        self._may_send = may_send
+        self._when_flushed = when_flushed
+        self._failed = failed
+        self._unsent_bytes = unsent_bytes
+        self._max_in_flight = max_in_flight
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._due: list[tuple[int, int, Lane]] = []
+        self._due_swept = 0
+        self._timers: list[tuple[int, int, QueueState]] = []
+        self._order = count()
+        self._ring: deque[QueueState] = deque()
+        self._starved: list[QueueState] = []
+        self._wanted: dict[Lane, int] = {}
+        self._ready_bytes = 0
+        self._reading = False
+        self._tick_requested = False
+        self._wake: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.ticks = 0
+
+    # -- what happens outside --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look at every lane that has something pending."""
+        for queue in self._registry:
+            for lane in queue.lanes.values():
+                self._watch(lane)
+        self.request_tick()
+
+    def stop(self) -> None:
+        """Send nothing any more; replies and timeouts are still handled."""
+        self._stopped = True
+
+    def lanes_earlier(self, lanes: Iterable[Lane]) -> None:
+        """A commit made these lanes due earlier."""
+        for lane in lanes:
+            self._watch(lane)
+        self.request_tick()
+
+    def freed(self, queues: Iterable[QueueState]) -> None:
+        """Slots of these queues became free."""
+        for queue in queues:
+            self._activate(queue)
+        if self._starved:
+            starved, self._starved = self._starved, []
+            for queue in starved:
+                self._activate(queue)
+        self.request_tick()
+
+    def look_again(self) -> None:
+        """Policies, pauses, the clock or the connection changed: consider every queue."""
+        for queue in self._registry:
+            if queue.pending:
+                self._activate(queue)
+        self.request_tick()
+
+    def request_tick(self) -> None:
+        """Tick once, as soon as the loop comes round."""
+        if not self._tick_requested:
+            self._tick_requested = True
+            asyncio.get_running_loop().call_soon(self._tick)
+
+    def withdraw(self, lane: Lane, key: bytes, value: bytes) -> bool:
+        """Claim a pending message for a change from outside; False when it is on its way out already.
+
+        In `unsettled` and in `ready`: read ahead, so it leaves the buffer. In `unsettled` alone: claimed by something
+        else. In neither: on disk only, and the claim keeps a read that is under way from bringing it in.
+        """
+        if key in lane.unsettled:
+            try:
+                lane.ready.remove((key, value))
+            except ValueError:
+                return False
+            self._ready_bytes -= len(value)
+        lane.unsettled[key] = None
+        return True
+
+    # -- the tick --------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._tick_requested = False
+        self.ticks += 1
+        now_ns = self._clock()
+        while self._due and self._due[0][0] <= now_ns:
+            self._activate(heapq.heappop(self._due)[2].queue)
+        while self._timers and self._timers[0][0] <= now_ns:
+            queue = heapq.heappop(self._timers)[2]
+            queue.wake_ns = NEVER
+            self._activate(queue)
+        self._replayer.expire()
+        if not self._stopped and self._may_send():
+            self._serve_ring(now_ns)
+        if self._wanted and not self._reading:
+            self._start_read(now_ns)
+        self._arm(now_ns)
+
+    def _serve_ring(self, now_ns: int) -> None:
+        out: list[bytes] = []
+        budget, room = TICK_MESSAGES, TICK_BYTES
+        while self._ring and budget > 0 and room > 0:
+            if self._unsent_bytes() >= UNSENT_BYTES:
+                self._when_flushed(self.request_tick)
+                break
+            queue = self._ring[0]
+            if queue.deficit <= 0:
+                queue.deficit += max(1, queue.policy.weight * QUANTUM // ROUND_CREDITS)
+            sent, size, more = self._serve(queue, min(queue.deficit, budget), room, now_ns, out)
+            budget -= sent
+            room -= size
+            queue.deficit -= sent
+            if not more:
+                queue.deficit = 0
+                queue.in_ring = False
+                self._ring.popleft()
+            elif queue.deficit <= 0:
+                self._ring.rotate(-1)
+        else:
+            if self._ring:
+                self.request_tick()
+        if out:
+            self._send(b"".join(out), len(out))
+
+    def _serve(
+        self, queue: QueueState, quota: int, room: int, now_ns: int, out: list[bytes]
+    ) -> tuple[int, int, bool]:
+        """Send up to `quota` messages and `room` bytes of this queue.
+
+        Returns messages and bytes sent, and whether the queue has more to send right now.
+        """
+        sent = size = 0
+        blocked = self._blocked_until(queue, now_ns)
+        for lane in queue.lanes.values():
+            while lane.ready and blocked is None and sent < quota and size < room:
+                key, value = lane.ready.popleft()
+                self._ready_bytes -= len(value)
+                line = self._replayer.send(lane, key, value, now_ns)
+                if line is None:
+                    continue
+                out.append(line)
+                sent += 1
+                size += len(line)
+                self._counts.lateness_seconds.observe((now_ns - time_of(key)) / 1e9)
+                blocked = self._blocked_until(queue, now_ns, spend=True)
+            if blocked is not None and lane.ready:
+                self._expire_ready(lane, now_ns)
+            if lane.head_due_ns <= now_ns:
+                self._want(lane)
+            if lane.ready and blocked is None:
+                return sent, size, True
+            if lane.ready or lane.reading or lane in self._wanted:
+                # Priority is strict: nothing below goes out while this lane has something due.
+                break
+        if blocked is not None:
+            self._wait(queue, blocked, now_ns)
+        return sent, size, False
+
+    def _blocked_until(self, queue: QueueState, now_ns: int, spend: bool = False) -> int | None:
+        """None when the queue may send; else when to look again (NEVER: something else will say)."""
+        policy = queue.policy
+        if policy.max_rate is not None:
+            rate = policy.max_rate
+            # The bucket holds a tenth of a second's worth, at least one.
+            earned = (now_ns - queue.tokens_at_ns) * rate / 1e9
+            queue.tokens = min(max(1.0, rate / 10), queue.tokens + max(earned, 0.0)) - (1 if spend else 0)
+            queue.tokens_at_ns = now_ns
+            if queue.tokens < 1:
+                return now_ns + int((1 - queue.tokens) / rate * 1e9) + 1
+        if queue.paused_until_ns > now_ns:
+            return queue.paused_until_ns
+        if queue.in_flight >= policy.max_in_flight:
+            return NEVER
+        in_flight = self._replayer.in_flight
+        if queue.in_flight and in_flight.bytes >= self._max_in_flight_bytes:
+            return NEVER - 1
+        if queue.in_flight >= FAIR_SLOTS and len(in_flight) >= self._max_in_flight:
+            return NEVER - 1
+        return None
+
+    def _wait(self, queue: QueueState, until_ns: int, now_ns: int) -> None:
+        """Arrange for a blocked queue to be looked at again: when unblocked, or when a waiting message expires."""
+        if until_ns == NEVER - 1:
+            self._starved.append(queue)
+        deadlines = [
+            deadline_ns
+            for lane in queue.lanes.values()
+            for _, value in lane.ready
+            if (deadline_ns := _deadline_ns(value))
+        ]
+        until_ns = min(until_ns, *deadlines) if deadlines else until_ns
+        if until_ns < min(queue.wake_ns, NEVER - 1):
+            queue.wake_ns = max(until_ns, now_ns + 1)
+            heapq.heappush(self._timers, (queue.wake_ns, next(self._order), queue))
+
+    def _expire_ready(self, lane: Lane, now_ns: int) -> None:
+        """Let expired messages of a blocked lane go: they need no slot."""
+        kept: deque[tuple[bytes, bytes]] = deque()
+        for key, value in lane.ready:
+            deadline_ns = _deadline_ns(value)
+            if deadline_ns and deadline_ns <= now_ns:
+                self._ready_bytes -= len(value)
+                self._replayer.expire_waiting(lane, key, value)
+            else:
+                kept.append((key, value))
+        lane.ready = kept
+
+    # -- reads -----------------------------------------------------------------------------------------------
+
+    def _want(self, lane: Lane) -> None:
+        """Ask for a read when the lane runs low; its size follows the weight, so that reads share as sends do."""
+        limit = min(max(READ_LIMIT * lane.queue.policy.weight // ROUND_CREDITS, READ_LEAST), READ_MOST)
+        if not lane.reading and len(lane.ready) < limit // 2:
+            self._wanted[lane] = limit if self._ready_bytes < READY_BYTES else 1
+
+    def _start_read(self, now_ns: int) -> None:
+        requests = [ReadRequest(lane, lane.cursor, now_ns, limit) for lane, limit in self._wanted.items()]
+        self._wanted.clear()
+        for request in requests:
+            request.lane.reading = True
+        self._reading = True
+        self._read(requests).add_done_callback(self._on_read)
+
+    def _on_read(self, future: asyncio.Future[list[ReadResult]]) -> None:
+        self._reading = False
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is not None:
+            self._failed(error)
+            return
+        for lane, records, next_key, more in future.result():
+            before = len(lane.ready)
+            lane.note_read(records, next_key, more)
+            self._ready_bytes += sum(len(value) for _, value in list(lane.ready)[before:])
+            self._watch(lane)
+            self._activate(lane.queue)
+        self.request_tick()
+
+    # -- wake-ups --------------------------------------------------------------------------------------------
+
+    def _activate(self, queue: QueueState) -> None:
+        if not queue.in_ring:
+            queue.in_ring = True
+            self._ring.append(queue)
+
+    def _watch(self, lane: Lane) -> None:
+        if lane.head_due_ns == NEVER:
+            return
+        heapq.heappush(self._due, (lane.head_due_ns, next(self._order), lane))
+        # A lane whose head came and went leaves its later entries behind: sweep them out now and then.
+        if len(self._due) > 2 * self._due_swept + 4096:
+            lanes = {entry[2] for entry in self._due if entry[2].head_due_ns != NEVER}
+            self._due = [(lane.head_due_ns, next(self._order), lane) for lane in lanes]
+            heapq.heapify(self._due)
+            self._due_swept = len(self._due)
+
+    def _arm(self, now_ns: int) -> None:
+        """Set the one timer to the earliest thing that time alone brings about."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if self._tick_requested:
+            return
+        waits = [heap[0][0] - now_ns for heap in (self._due, self._timers) if heap]
+        in_flight_ns = self._replayer.in_flight.next_wake_ns()
+        if in_flight_ns is not None:
+            waits.append(in_flight_ns - time.monotonic_ns())
+        if waits:
+            wait_s = min(max(min(waits), 0) / 1e9, _LONGEST_SLEEP_S)
+            self._wake = asyncio.get_running_loop().call_later(wait_s, self.request_tick)
+
+
+_DEADLINE = slice(HEAD.size - 8, HEAD.size)
+
+
+def _deadline_ns(value: bytes) -> int:
+    return int.from_bytes(value[_DEADLINE], "big")

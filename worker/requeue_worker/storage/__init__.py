@@ -1,0 +1,1 @@
+"""Durable storage: keys, the RocksDB adapter, queue state, transactions and group commit."""

@@ -1,0 +1,181 @@
+"""Group commit: everything that waits goes into one transaction with one fsync, then the acks go out.
+
+    accept / settle / change ──> waiting ──seal──> one WriteBatch ──write thread, fsync──> on_durable
+                                    ▲                                      │
+                                    └────────── meanwhile more waits <─────┘
+
+One write is under way at a time, and the next transaction is sealed only after the last one is durable: at low load the
+latency is one fsync, under load the batch grows. Accept order is kept. A failed write ends the committer, and nothing of
+that batch is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from requeue_worker.counts import Counts
+from requeue_worker.errors import CommitError
+from requeue_worker.inflight import Delivery
+from requeue_worker.storage.queues import Lane, QueueState
+from requeue_worker.storage.store import Store
+from requeue_worker.storage.transaction import (
+    CHECKPOINT_INTERVAL_NS,
+    Ids,
+    NewMessage,
+    Transaction,
+)
+
+BATCH_MESSAGES = 8192  #: a batch takes at most so many of each kind: bounds its memory and the wait behind it
+BATCH_BYTES = 16 << 20
+
+
+class Change(Protocol):
+    """Anything else than the two bulk paths: it writes into the transaction, and hears when that is durable."""
+
+    def apply(self, transaction: Transaction) -> None:
+        """Write. Called on the event loop while no write is under way, so memory agrees with the disk."""
+
+    def durable(self) -> None:
+        """The fsync has happened."""
+
+
+class Committer:
+    """The one writer of the store. Everything here runs on the event loop; only `Store.write` leaves it."""
+
+    def __init__(
+        self,
+        store: Store,
+        counts: Counts,
+        clock: Callable[[], int],
+        *,
+        on_durable: Callable[[list[NewMessage]], None],
+        on_earlier: Callable[[list[Lane]], None],
+        on_failed: Callable[[CommitError, list[NewMessage]], None],
+    ) -> None:
+        self._store = store
+        self._counts = counts
+        self._clock = clock
+        self._on_durable = on_durable
+        self._on_earlier = on_earlier
+        self._on_failed = on_failed
+        self._ids = Ids(os.urandom(8))
+        self._new: list[NewMessage] = []
+        self._settled: list[Delivery] = []
+        self._changes: list[Change] = []
+        self._checkpointed_ns = 0
+        self._touch: set[QueueState] = set()
+        self._writing: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.failed: CommitError | None = None
+        #: bytes accepted and not yet durable: what bounds the intake's memory
+        self.waiting_bytes = 0
+
+    def mint_id(self) -> bytes:
+        """A new Requeue-Id."""
+        self._ids.sequence += 1
+        return self._ids.epoch + self._ids.sequence.to_bytes(8, "big")
+
+    def accept(self, messages: list[NewMessage]) -> None:
+        """Take accepted messages; `on_durable` gets them back once they are on disk."""
+        self._new += messages
+        self.waiting_bytes += sum([message.size for message in messages])
+        self._kick()
+
+    def settle(self, deliveries: list[Delivery]) -> None:
+        """Take settled deliveries: their records go."""
+        self._settled += deliveries
+        self._kick()
+
+    def submit(self, change: Change) -> None:
+        """Take any other change."""
+        self._changes.append(change)
+        self._kick()
+
+    async def flush(self) -> None:
+        """Return when everything taken so far is durable. Raises CommitError when the committer has failed."""
+        await self._idle.wait()
+        if self.failed is not None:
+            raise self.failed
+
+    def checkpoint(self, queues: Iterable[QueueState]) -> None:
+        """Move the checkpoints of these queues as far forward as they may go, in the next batch."""
+        self._checkpointed_ns = 0
+        self._touch.update(queues)
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._writing is None and self.failed is None:
+            self._idle.clear()
+            self._writing = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        # Let what came with the same socket read join the first batch.
+        await asyncio.sleep(0)
+        while self._new or self._settled or self._changes or self._touch:
+            new, settled, changes = self._take()
+            started = time.perf_counter()
+            try:
+                transaction = self._seal(new, settled, changes)
+                await self._store.write(transaction.batch)
+            except Exception as error:
+                self._fail(error if isinstance(error, CommitError) else CommitError(repr(error)), new)
+                return
+            self._counts.commit_seconds.observe(time.perf_counter() - started)
+            self._counts.commit_messages.observe(len(new) + len(settled) + len(changes))
+            self._counts.commits += 1
+            self._finish(transaction, new, changes)
+        self._writing = None
+        self._idle.set()
+
+    def _take(self) -> tuple[list[NewMessage], list[Delivery], list[Change]]:
+        new, settled, changes = self._new, self._settled, self._changes
+        if len(new) > BATCH_MESSAGES or self.waiting_bytes > BATCH_BYTES:
+            size = count = 0
+            while count < min(len(new), BATCH_MESSAGES) and size < BATCH_BYTES:
+                size += new[count].size
+                count += 1
+            self._new, new = new[count:], new[:count]
+        else:
+            self._new = []
+        self._settled, settled = settled[BATCH_MESSAGES:], settled[:BATCH_MESSAGES]
+        self._changes, changes = changes[BATCH_MESSAGES:], changes[:BATCH_MESSAGES]
+        return new, settled, changes
+
+    def _seal(
+        self, new: list[NewMessage], settled: list[Delivery], changes: list[Change]
+    ) -> Transaction:
+        now_ns = self._clock()
+        transaction = Transaction(self._store.batch(), now_ns)
+        transaction.insert_new(new, self._ids)
+        transaction.remove_settled(settled)
+        for change in changes:
+            change.apply(transaction)
+        mono_ns = time.monotonic_ns()
+        checkpoints_due = mono_ns - self._checkpointed_ns >= CHECKPOINT_INTERVAL_NS
+        if checkpoints_due:
+            self._checkpointed_ns = mono_ns
+        transaction.touch(self._touch)
+        self._touch.clear()
+        transaction.seal(checkpoints_due)
+        return transaction
+
+    def _finish(self, transaction: Transaction, new: list[NewMessage], changes: list[Change]) -> None:
+        earlier = transaction.settle_in_memory()
+        self.waiting_bytes -= sum([message.size for message in new])
+        if new:
+            self._on_durable(new)
+        for change in changes:
+            change.durable()
+        if earlier:
+            self._on_earlier(earlier)
+
+    def _fail(self, error: CommitError, new: list[NewMessage]) -> None:
+        self.failed = error
+        self._writing = None
+        self._idle.set()
+        self._on_failed(error, new + self._new)

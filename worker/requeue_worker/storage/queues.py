@@ -1,0 +1,226 @@
+"""Queue and lane state: what the worker knows of a queue in memory, and its stored form in the `meta` family.
+
+All of it belongs to the event loop's thread. Per message only what is in flight, read ahead or not yet committed is
+in memory (`Lane.unsettled`); everything else is on disk.
+
+The checkpoint invariant: nothing pending lies below `Lane.checkpoint`, and nothing pending lies below `Lane.cursor`
+but what `Lane.unsettled` holds.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from requeue_worker.counts import QueueCounts
+from requeue_worker.storage.keys import (
+    DEFAULT_PRIORITY,
+    SUFFIX_LEN,
+    after_prefix,
+    lane_prefix,
+    time_of,
+)
+
+if TYPE_CHECKING:
+    from requeue_protocol.policy import QueuePolicy
+    from requeue_protocol.subjects import SubjectRules
+    from requeue_worker.inflight import Delivery
+
+NEVER: Final = 2**63  #: a due time that no wake-up waits for
+INVALID_QUEUE: Final = "$invalid"  #: holds refused messages as dead letters; no client can name it
+
+_META_VERSION = 1
+# version, lanes | pending, pending_bytes, dead, dead_bytes, paused_until_ns
+_META = struct.Struct(">BBQQQQQ")
+_META_LANE_LEN = 1 + SUFFIX_LEN
+
+
+class Lane:
+    """One priority of one queue: a key range with a checkpoint, a read cursor and what was read ahead."""
+
+    __slots__ = (
+        "arrived",
+        "checkpoint",
+        "cursor",
+        "end",
+        "head_due_ns",
+        "inserting",
+        "prefix",
+        "priority",
+        "queue",
+        "reading",
+        "ready",
+        "released",
+        "unsettled",
+    )
+
+    def __init__(self, queue: QueueState, priority: int, checkpoint: bytes | None = None) -> None:
+        self.queue = queue
+        self.priority = priority
+        self.prefix = lane_prefix(queue.name, priority)
+        self.end = after_prefix(self.prefix)
+        #: durable: everything in this lane below it is settled
+        self.checkpoint = self.prefix if checkpoint is None else self.prefix + checkpoint
+        #: the next read starts here
+        self.cursor = self.checkpoint
+        #: time of the first record at or beyond the cursor: 0 not known yet, NEVER none
+        self.head_due_ns = NEVER
+        #: read, but not yet dispatched
+        self.ready: deque[tuple[bytes, bytes]] = deque()
+        #: every key below the cursor whose removal is not durable yet; a Delivery while in flight, else None
+        self.unsettled: dict[bytes, Delivery | None] = {}
+        #: smallest key that the batch being sealed inserts
+        self.inserting: bytes | None = None
+        #: smallest key that became durable while a read was under way
+        self.arrived: bytes | None = None
+        #: keys whose removal became durable while a read was under way: that read may still return them
+        self.released: list[bytes] = []
+        self.reading = False
+
+    def release(self, key: bytes) -> None:
+        """The removal of `key` is durable."""
+        if self.reading:
+            self.released.append(key)
+        else:
+            self.unsettled.pop(key, None)
+
+    def note_durable_insert(self, key: bytes) -> bool:
+        """A record at `key` (the smallest of its batch) is on disk now: move the cursor back where needed.
+
+        True when the lane's next due time became earlier.
+        """
+        if self.reading:
+            if self.arrived is None or key < self.arrived:
+                self.arrived = key
+            return False
+        if key < self.cursor:
+            self.cursor = key
+        return self._advance_head(time_of(key))
+
+    def note_read(
+        self, records: list[tuple[bytes, bytes]], next_key: bytes | None, more: bool
+    ) -> None:
+        """A read from the cursor came back: `records` are due, `next_key` is the first that is not.
+
+        `more` says that the read stopped at its limit, so what follows is not known.
+        """
+        self.reading = False
+        unsettled, ready = self.unsettled, self.ready
+        for item in records:
+            key = item[0]
+            if key not in unsettled:
+                unsettled[key] = None
+                ready.append(item)
+        if next_key is not None:
+            self.cursor, self.head_due_ns = next_key, time_of(next_key)
+        else:
+            if records:
+                self.cursor = records[-1][0] + b"\x00"
+            self.head_due_ns = 0 if more else NEVER
+        if self.arrived is not None:
+            self.cursor = min(self.cursor, self.arrived)
+            self._advance_head(time_of(self.arrived))
+            self.arrived = None
+        for key in self.released:
+            unsettled.pop(key, None)
+        self.released.clear()
+
+    def _advance_head(self, due_ns: int) -> bool:
+        if due_ns < self.head_due_ns:
+            self.head_due_ns = due_ns
+            return True
+        return False
+
+    def lowest_unsettled(self) -> bytes:
+        """The key that the checkpoint may move up to."""
+        lowest = min(self.unsettled, default=self.cursor)
+        if self.arrived is not None and self.arrived < lowest:
+            lowest = self.arrived
+        return min(lowest, self.cursor)
+
+
+class QueueState:
+    """A queue's counters (as of the last sealed batch), lanes, policy and dispatch state."""
+
+    __slots__ = (
+        "bytes",
+        "counts",
+        "dead",
+        "dead_bytes",
+        "deficit",
+        "in_flight",
+        "in_ring",
+        "lanes",
+        "name",
+        "paused_until_ns",
+        "pending",
+        "policy",
+        "replay_headers",
+        "rules",
+        "tokens",
+        "tokens_at_ns",
+        "waiting",
+        "waiting_bytes",
+        "wake_ns",
+    )
+
+    def __init__(
+        self, name: str, policy: QueuePolicy, rules: SubjectRules, counts: QueueCounts
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.rules = rules
+        self.counts = counts
+        self.pending = self.bytes = self.dead = self.dead_bytes = 0
+        #: accepted but not yet in a sealed batch: they count for max_messages and max_bytes
+        self.waiting = self.waiting_bytes = 0
+        self.paused_until_ns = 0
+        self.lanes: dict[int, Lane] = {}
+        self.in_flight = 0
+        self.in_ring = False
+        self.deficit = 0
+        self.tokens = 0.0
+        self.tokens_at_ns = 0
+        #: when the scheduler's timer for this queue stands (NEVER: none)
+        self.wake_ns = NEVER
+        self.replay_headers = b"Requeue-Queue: " + name.encode() + b"\r\n"
+
+    def lane(self, priority: int = DEFAULT_PRIORITY) -> Lane:
+        """The lane of this priority, made when it is new; `lanes` stays in priority order."""
+        lane = self.lanes.get(priority)
+        if lane is None:
+            self.lanes[priority] = lane = Lane(self, priority)
+            self.lanes = dict(sorted(self.lanes.items()))
+        return lane
+
+    def encode(self) -> bytes:
+        """Counters and checkpoints for the `meta` family."""
+        parts = [
+            _META.pack(
+                _META_VERSION,
+                len(self.lanes),
+                self.pending,
+                self.bytes,
+                self.dead,
+                self.dead_bytes,
+                self.paused_until_ns,
+            )
+        ]
+        for priority, lane in self.lanes.items():
+            suffix = lane.checkpoint[len(lane.prefix) :]
+            parts.append(bytes((priority,)) + suffix[:SUFFIX_LEN].ljust(SUFFIX_LEN, b"\x00"))
+        return b"".join(parts)
+
+    def load(self, stored: bytes) -> None:
+        """Take over what `encode` wrote. Lanes of a queue with pending messages are due for a first read."""
+        version, lanes, *numbers = _META.unpack_from(stored)
+        if version != _META_VERSION:
+            raise ValueError(f"queue state version {version}; this release knows {_META_VERSION}")
+        self.pending, self.bytes, self.dead, self.dead_bytes, self.paused_until_ns = numbers
+        for index in range(lanes):
+            at = _META.size + index * _META_LANE_LEN
+            priority = stored[at]
+            lane = Lane(self, priority, stored[at + 1 : at + _META_LANE_LEN])
+            lane.head_due_ns = 0 if self.pending else NEVER
+            self.lanes[priority] = lane

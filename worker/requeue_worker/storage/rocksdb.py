@@ -1,0 +1,156 @@
+"""The one module that imports rocksdict: opening, batches, scans and point reads, in raw bytes.
+
+Four column families (`messages`, `dead`, `meta`, `ids`) in one database, so that one WriteBatch covers them all.
+Every write goes through the WAL with an fsync before it returns; rocksdict releases the GIL meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    ColumnFamily,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from requeue_worker.errors import CommitError, DataDirLocked, DataDirUnreadable
+
+MESSAGES, DEAD, META, IDS = "messages", "dead", "meta", "ids"
+FAMILIES = (MESSAGES, DEAD, META, IDS)
+
+_MIB = 1 << 20
+WRITE_BUFFER_BYTES = 32 * _MIB
+BLOCK_CACHE_BYTES = 32 * _MIB
+MAX_WAL_BYTES = 96 * _MIB  # bounds what a start has to read again
+
+
+class Batch:
+    """One atomic WriteBatch over the four families. `put` and `delete` without a family mean `messages`."""
+
+    __slots__ = ("_dead", "_ids", "_meta", "delete", "put", "raw")
+
+    def __init__(self, engine: Engine) -> None:
+        self.raw = WriteBatch(raw_mode=True)
+        self.raw.set_default_column_family(engine.handles[MESSAGES])
+        self._dead, self._meta, self._ids = (engine.handles[name] for name in (DEAD, META, IDS))
+        self.put = self.raw.put
+        self.delete = self.raw.delete
+
+    def put_dead(self, key: bytes, value: bytes) -> None:
+        """Store a dead letter."""
+        self.raw.put(key, value, self._dead)
+
+    def delete_dead(self, key: bytes) -> None:
+        """Remove a dead letter."""
+        self.raw.delete(key, self._dead)
+
+    def put_meta(self, key: bytes, value: bytes) -> None:
+        """Store counters, checkpoints or marks."""
+        self.raw.put(key, value, self._meta)
+
+    def delete_meta(self, key: bytes) -> None:
+        """Remove a mark."""
+        self.raw.delete(key, self._meta)
+
+    def put_id(self, key: bytes, value: bytes) -> None:
+        """Store a client id's entry."""
+        self.raw.put(key, value, self._ids)
+
+    def delete_id(self, key: bytes) -> None:
+        """Remove a client id's entry."""
+        self.raw.delete(key, self._ids)
+
+
+class Engine:
+    """An open database. All methods but `batch` may block on the disk: call them from a storage thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database at `path`.
+
+        Raises DataDirLocked when another process has it open, DataDirUnreadable for anything else.
+        """
+        cache = Cache(BLOCK_CACHE_BYTES)
+        try:
+            self._db = Rdict(
+                str(path), _db_options(), {name: _family_options(cache, name) for name in FAMILIES}
+            )
+        except Exception as error:
+            text = str(error)
+            if "lock hold" in text or "While lock file" in text:
+                raise DataDirLocked(f"{path} is open in another process") from error
+            raise DataDirUnreadable(f"{path} can't be opened: {text}") from error
+        self.handles: dict[str, ColumnFamily] = {
+            name: self._db.get_column_family_handle(name) for name in FAMILIES
+        }
+        self._families = {name: self._db.get_column_family(name) for name in FAMILIES}
+        self._sync = WriteOptions()
+        self._sync.sync = True
+
+    def batch(self) -> Batch:
+        """An empty batch."""
+        return Batch(self)
+
+    def write(self, batch: Batch) -> None:
+        """Make the batch durable: returns after the WAL's fsync. Raises CommitError."""
+        try:
+            self._db.write(batch.raw, self._sync)
+        except Exception as error:
+            raise CommitError(str(error)) from error
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """The value, or None."""
+        value: bytes | None = self._families[family].get(key)
+        return value
+
+    def items(self, family: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of everything in ``start <= key < end``, in key order."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        return self._families[family].items(from_key=start, read_opt=options)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Flush and close. The lock is free afterwards."""
+        self._db.close()
+
+
+def _db_options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    # Only a torn tail may be cut off: RocksDB's default (point in time) drops everything behind one flipped byte.
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_paranoid_checks(True)
+    options.set_max_background_jobs(2)
+    options.set_max_total_wal_size(MAX_WAL_BYTES)
+    options.set_keep_log_file_num(3)
+    options.set_max_log_file_size(4 * _MIB)
+    options.set_stats_dump_period_sec(0)
+    options.set_db_write_buffer_size(3 * WRITE_BUFFER_BYTES)
+    options.set_bytes_per_sync(_MIB)
+    return options
+
+
+def _family_options(cache: Cache, name: str) -> Options:
+    options = Options(raw_mode=True)
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_block_size(16 * 1024)
+    if name == IDS:
+        table.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES if name == MESSAGES else 8 * _MIB)
+    options.set_max_write_buffer_number(3)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compression_type(DBCompressionType.lz4())
+    return options

@@ -1,0 +1,165 @@
+"""The instance's store: opening and checking the directory, loading queues, and the reads that block.
+
+Reads run on one thread of their own, writes on another (committer.py); the event loop never touches the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from requeue_worker.errors import DataDirUnreadable, DataFormatTooNew
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.storage.keys import (
+    META_FORMAT,
+    META_QUEUE,
+    TIME,
+    after_prefix,
+    ids_prefix,
+    queue_prefix,
+)
+from requeue_worker.storage.queues import Lane
+from requeue_worker.storage.rocksdb import DEAD, IDS, MESSAGES, META, Batch, Engine
+
+STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
+READ_BYTES = 4 << 20  #: a read of one lane stops after this much
+
+T = TypeVar("T")
+
+
+class ReadRequest(NamedTuple):
+    """Read what is due at `until_ns` in this lane, from its cursor, at most `limit` records."""
+
+    lane: Lane
+    cursor: bytes
+    until_ns: int
+    limit: int
+
+
+class ReadResult(NamedTuple):
+    """What a lane's read found: see `Lane.note_read`."""
+
+    lane: Lane
+    records: list[tuple[bytes, bytes]]
+    next_key: bytes | None
+    more: bool
+
+
+class Store:
+    """An open instance directory."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.path = path
+        self._engine = engine
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="requeue-read")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="requeue-write")
+
+    @classmethod
+    def open(cls, data_dir: Path, instance_id: str, registry: QueueRegistry) -> Store:
+        """Open `<data-dir>/<instance-id>/`, making it when new, and load its queues. Blocks.
+
+        Raises DataDirLocked, DataDirUnreadable or DataFormatTooNew; then nothing was changed.
+        """
+        path = data_dir / instance_id
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise DataDirUnreadable(f"{path} can't be made: {error}") from error
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise DataDirUnreadable(f"{path} needs read, write and search rights for this user")
+        engine = Engine(path)
+        try:
+            _check_format(engine, path)
+            for key, value in engine.items(META, META_QUEUE, after_prefix(META_QUEUE)):
+                registry.load(key[len(META_QUEUE) :].decode("ascii"), value)
+        except DataFormatTooNew:
+            engine.close()
+            raise
+        except Exception as error:
+            engine.close()
+            raise DataDirUnreadable(f"{path} can't be read: {error}") from error
+        return cls(path, engine)
+
+    def batch(self) -> Batch:
+        """An empty batch (does not block)."""
+        return self._engine.batch()
+
+    async def write(self, batch: Batch) -> None:
+        """Make a batch durable. Raises CommitError."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._engine.write, batch)
+
+    async def _read(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, function)
+
+    async def read_due(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        """Read several lanes in one hop."""
+        return await self._read(lambda: [self._read_lane(request) for request in requests])
+
+    def _read_lane(self, request: ReadRequest) -> ReadResult:
+        lane, cursor, until_ns, limit = request
+        beyond = lane.prefix + TIME.pack(until_ns + 1)
+        records: list[tuple[bytes, bytes]] = []
+        held = 0
+        for item in self._engine.items(MESSAGES, cursor, lane.end):
+            if item[0] >= beyond:
+                return ReadResult(lane, records, item[0], False)
+            records.append(item)
+            held += len(item[1])
+            if len(records) >= limit or held >= READ_BYTES:
+                return ReadResult(lane, records, None, True)
+        return ReadResult(lane, records, None, False)
+
+    async def keys_of_ids(self, client_ids: Sequence[bytes]) -> list[list[bytes]]:
+        """For each client id the keys of the pending messages that carry it."""
+        return await self._read(lambda: [self._keys_of_id(client_id) for client_id in client_ids])
+
+    def _keys_of_id(self, client_id: bytes) -> list[bytes]:
+        prefix = ids_prefix(client_id)
+        return [key for _, key in self._engine.items(IDS, prefix, after_prefix(prefix))]
+
+    async def get_messages(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of message keys, None for those that are gone."""
+        return await self._read(lambda: [self._engine.get(MESSAGES, key) for key in keys])
+
+    async def dead_before(self, queue: str, before_ns: int, limit: int) -> list[tuple[bytes, bytes]]:
+        """A queue's oldest dead letters that died before this time."""
+        prefix = queue_prefix(queue)
+        return await self._read(
+            partial(self._slice, DEAD, prefix, prefix + TIME.pack(before_ns), limit)
+        )
+
+    async def marks(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Entries of the `meta` family with this prefix."""
+        return await self._read(partial(self._slice, META, prefix, after_prefix(prefix), limit))
+
+    async def get_dead(self, key: bytes) -> bytes | None:
+        """A dead letter's value, None when it is gone."""
+        return await self._read(partial(self._engine.get, DEAD, key))
+
+    def _slice(self, family: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(islice(self._engine.items(family, start, end), limit))
+
+    def close(self) -> None:
+        """Wait for reads and writes under way, then close. Blocks."""
+        self._reader.shutdown()
+        self._writer.shutdown()
+        self._engine.close()
+
+
+def _check_format(engine: Engine, path: Path) -> None:
+    stored = engine.get(META, META_FORMAT)
+    if stored is None:
+        batch = engine.batch()
+        batch.put_meta(META_FORMAT, bytes((STORE_FORMAT,)))
+        engine.write(batch)
+    elif stored[0] > STORE_FORMAT:
+        raise DataFormatTooNew(
+            f"{path} has data format {stored[0]}, this release knows up to {STORE_FORMAT}: "
+            "run the release that wrote it, or a newer one"
+        )

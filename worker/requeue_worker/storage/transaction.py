@@ -1,0 +1,190 @@
+"""One atomic change of the store: records, dead letters, client ids, counters and checkpoints in one WriteBatch.
+
+A transaction is filled on the event loop between two writes (never while one is under way), so what it sees of the
+queues in memory is exactly what is durable. `seal` adds the counters and checkpoints of every queue it touched;
+`settle_in_memory` is called once the batch is on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from requeue_worker.inflight import Delivery
+from requeue_worker.record import HEAD_TIMES, MAX_TIME_NS
+from requeue_worker.storage.keys import TIME_ID, dead_key, id_of, ids_prefix, meta_queue_key
+from requeue_worker.storage.queues import Lane, QueueState
+from requeue_worker.storage.rocksdb import Batch
+
+CHECKPOINT_INTERVAL_NS = 100_000_000  #: a checkpoint moves forward this often at most: it costs a walk over what is in flight
+
+
+class NewMessage(NamedTuple):
+    """An accepted message on its way to disk; its key and the HEAD's times are made at commit."""
+
+    lane: Lane
+    delay_ns: int
+    at_ns: int | None  #: absolute due time; then `delay_ns` does not count
+    ttl_ns: int  #: 0 = no deadline
+    head: bytes  #: HEAD_STATIC
+    tail: bytes  #: extras, headers, body
+    size: int
+    client_id: bytes | None
+    reply: bytes
+    has_headers: bool
+
+
+class Ids:
+    """Mints Requeue-Ids: 8 random bytes for this start of the process, then a sequence."""
+
+    __slots__ = ("epoch", "sequence")
+
+    def __init__(self, epoch: bytes) -> None:
+        self.epoch = epoch
+        self.sequence = 0
+
+
+class Transaction:
+    """A batch under construction. Not thread-safe: it belongs to the event loop."""
+
+    def __init__(self, batch: Batch, now_ns: int) -> None:
+        self.batch = batch
+        self.now_ns = now_ns
+        self._touched: set[QueueState] = set()
+        self._inserted: set[Lane] = set()
+        self._released: list[tuple[Lane, bytes]] = []
+        self._settled: list[Delivery] = []
+
+    # -- bulk paths ------------------------------------------------------------------------------------------
+
+    def insert_new(self, messages: Iterable[NewMessage], ids: Ids) -> None:
+        """Store accepted messages: due = now + delay, deadline = now + ttl, key at the earlier of the two."""
+        put, pack, now_ns = self.batch.put, TIME_ID.pack, self.now_ns
+        epoch, sequence = ids.epoch, ids.sequence
+        times_for_ttl: dict[int, tuple[int, bytes]] = {}
+        for lane, delay_ns, at_ns, ttl_ns, head, tail, size, client_id, _reply, _has_headers in messages:
+            cached = times_for_ttl.get(ttl_ns)
+            if cached is None:
+                deadline_ns = min(now_ns + ttl_ns, MAX_TIME_NS) if ttl_ns else 0
+                cached = times_for_ttl[ttl_ns] = (deadline_ns, HEAD_TIMES.pack(now_ns, deadline_ns))
+            deadline_ns, times = cached
+            due_ns = now_ns + delay_ns if at_ns is None else at_ns
+            if deadline_ns and deadline_ns < due_ns:
+                due_ns = deadline_ns
+            sequence += 1
+            key = lane.prefix + pack(due_ns if due_ns < MAX_TIME_NS else MAX_TIME_NS, epoch, sequence)
+            put(key, head + times + tail)
+            if client_id is not None:
+                self.batch.put_id(ids_prefix(client_id) + id_of(key), key)
+            queue = lane.queue
+            queue.pending += 1
+            queue.bytes += size
+            queue.waiting -= 1
+            queue.waiting_bytes -= size
+            self._note_insert(lane, key)
+        ids.sequence = sequence
+
+    def remove_settled(self, deliveries: list[Delivery]) -> None:
+        """Remove messages whose replay was settled."""
+        delete = self.batch.delete
+        for delivery in deliveries:
+            delete(delivery.key)
+            queue = delivery.lane.queue
+            queue.pending -= 1
+            queue.bytes -= delivery.size
+            self._touched.add(queue)
+            if delivery.client_id is not None:
+                self.batch.delete_id(ids_prefix(delivery.client_id) + id_of(delivery.key))
+        self._settled.extend(deliveries)
+
+    # -- one record at a time --------------------------------------------------------------------------------
+
+    def rewrite(self, lane: Lane, old_key: bytes, new_key: bytes, value: bytes, client_id: bytes | None) -> None:
+        """Move a pending message to another time (retry, hold, reschedule) or give it another value."""
+        if new_key != old_key:
+            self.batch.delete(old_key)
+        self.batch.put(new_key, value)
+        if client_id is not None:
+            self.batch.put_id(ids_prefix(client_id) + id_of(new_key), new_key)
+        self._release(lane, old_key)
+        self._note_insert(lane, new_key)
+
+    def remove(self, lane: Lane, key: bytes, size: int, client_id: bytes | None) -> None:
+        """Remove a pending message: settled, dropped or cancelled."""
+        self.batch.delete(key)
+        if client_id is not None:
+            self.batch.delete_id(ids_prefix(client_id) + id_of(key))
+        lane.queue.pending -= 1
+        lane.queue.bytes -= size
+        self._release(lane, key)
+
+    def bury(self, lane: Lane, key: bytes, value: bytes, size: int, client_id: bytes | None) -> bytes:
+        """Turn a pending message into a dead letter with this value. Returns its key in the `dead` family."""
+        self.remove(lane, key, size, client_id)
+        return self.add_dead(lane.queue, id_of(key), value, size)
+
+    def add_dead(self, queue: QueueState, message_id: bytes, value: bytes, size: int) -> bytes:
+        """Store a dead letter, dead as of now. Returns its key."""
+        key = dead_key(queue.name, self.now_ns, message_id)
+        self.batch.put_dead(key, value)
+        queue.dead += 1
+        queue.dead_bytes += size
+        self._touched.add(queue)
+        return key
+
+    def remove_dead(self, queue: QueueState, key: bytes, size: int) -> None:
+        """Remove a dead letter."""
+        self.batch.delete_dead(key)
+        queue.dead -= 1
+        queue.dead_bytes -= size
+        self._touched.add(queue)
+
+    def touch(self, queues: Iterable[QueueState]) -> None:
+        """Write the counters and checkpoints of these queues too."""
+        self._touched.update(queues)
+
+    # -- the two ends of a commit ----------------------------------------------------------------------------
+
+    def seal(self, checkpoints_due: bool) -> None:
+        """Add counters and checkpoints of all queues touched.
+
+        A checkpoint goes down to the smallest key inserted here in any case; it moves forward only when
+        `checkpoints_due`, to the smallest key that is in memory and not settled.
+        """
+        for lane in self._inserted:
+            self._touched.add(lane.queue)
+        for queue in self._touched:
+            for lane in queue.lanes.values():
+                if checkpoints_due:
+                    lane.checkpoint = lane.lowest_unsettled()
+                if lane.inserting is not None and lane.inserting < lane.checkpoint:
+                    lane.checkpoint = lane.inserting
+            self.batch.put_meta(meta_queue_key(queue.name), queue.encode())
+
+    def settle_in_memory(self) -> list[Lane]:
+        """The batch is durable: release removed keys, bring in inserted ones.
+
+        Returns the lanes whose next due time became earlier.
+        """
+        for delivery in self._settled:
+            delivery.lane.release(delivery.key)
+        for lane, key in self._released:
+            lane.release(key)
+        earlier = []
+        for lane in self._inserted:
+            key, lane.inserting = lane.inserting, None
+            if key is not None and lane.note_durable_insert(key):
+                earlier.append(lane)
+        return earlier
+
+    def _note_insert(self, lane: Lane, key: bytes) -> None:
+        if lane.inserting is None:
+            self._inserted.add(lane)
+            lane.inserting = key
+        elif key < lane.inserting:
+            lane.inserting = key
+
+    def _release(self, lane: Lane, key: bytes) -> None:
+        self._released.append((lane, key))
+        self._touched.add(lane.queue)
+

@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test lint format generate bench soak clean
+.PHONY: help install demo test lint format generate fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -29,6 +30,15 @@ format: $(STAMP) ## format and fix what can be fixed
 
 test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
 	$(BIN)/python -m pytest tests
+
+generate: $(STAMP) ## FlatBuffers code from the .fbs files (commit what it writes)
+	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs
+
+FUZZ_SECONDS ?= 60
+fuzz: $(STAMP) ## feed the readers with noise, FUZZ_SECONDS each (60)
+	$(BIN)/python tests/fuzz/fuzz_envelope.py -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/fuzz_replies.py -max_total_time=$(FUZZ_SECONDS)
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

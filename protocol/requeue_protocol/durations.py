@@ -1,8 +1,8 @@
 """Durations in Go's notation and instants in RFC 3339, both as whole nanoseconds.
 
-`parse_duration` follows Go's `time.ParseDuration` to the last digit (its fraction arithmetic included), because clients
-in other languages write what Go's `Duration.String` prints. Everything fits a signed 64-bit count of nanoseconds: 292
-years as a duration, the year 2262 as an instant.
+`parse_duration` follows Go's `time.ParseDuration` to the last digit (its fraction arithmetic included),
+because clients write what Go's `Duration.String` prints. Everything fits a signed 64-bit count of
+nanoseconds: 292 years as a duration, the year 2262 as an instant.
 """
 
 import re
@@ -32,7 +32,7 @@ _MAX_TEXT = 200  # characters; a duration or an instant of this length is noise
 def parse_duration(text: str) -> int:
     """Nanoseconds of a Go duration such as `1h30m5s200ms`, `1.5s` or `0`.
 
-    Raises ValueError, with what would be right, for anything that Go refuses, for negative durations, and above int64.
+    Raises ValueError, with what would be right, for what Go refuses, for negative durations, and above int64.
     """
     rest = text[1:] if text[:1] in ("+", "-") else text
     if rest == "0":
@@ -71,7 +71,7 @@ def _part_ns(part: re.Match[str], text: str) -> int:
 
 
 def _fraction_ns(digits: str, unit_ns: int) -> int:
-    """Go's `leadingFraction`: digits beyond int64 are dropped, and the product is taken in float64, then truncated."""
+    """Go's `leadingFraction`: digits beyond int64 are dropped; the product is a float64, then truncated."""
     value, scale = 0, 1.0
     for digit in digits:
         if value > MAX_NS // 10 or value * 10 + int(digit) > MAX_NS + 1:
@@ -82,7 +82,7 @@ def _fraction_ns(digits: str, unit_ns: int) -> int:
 
 
 def format_duration(ns: int) -> str:
-    """`ns` as Go's `Duration.String` prints it: `1h30m0s`, `1.5s`, `200ms`, `0s`. Raises ValueError when negative."""
+    """`ns` as Go's `Duration.String` prints it: `1h30m0s`, `1.5s`, `0s`. Raises ValueError when negative."""
     if ns < 0:
         raise ValueError(f"{ns} is negative; a duration here is zero or more")
     if ns == 0:
@@ -124,13 +124,16 @@ def rfc3339_to_ns(text: str) -> int:
     ns = seconds * NS_PER_S + int((fraction or "0")[:9].ljust(9, "0"))
     if not 0 <= ns <= MAX_NS:
         raise ValueError(
-            f"{_shown(text)} is outside 1970-01-01 to {ns_to_rfc3339(MAX_NS)}, what int64 nanoseconds can hold"
+            f"{_shown(text)} is outside 1970 to {ns_to_rfc3339(MAX_NS)}, what int64 nanoseconds can hold"
         )
     return ns
 
 
 def ns_to_rfc3339(ns: int) -> str:
-    """An instant in UTC with all nine digits, so that texts sort as times do: `2030-01-31T18:30:00.000000000Z`."""
+    """An instant in UTC, always with nine digits: texts sort as times do. `2030-01-31T18:30:00.000000000Z`.
+
+    Raises ValueError outside 1970 to 2262 (int64 nanoseconds).
+    """
     if not 0 <= ns <= MAX_NS:
         raise ValueError(f"{ns} ns is outside what int64 nanoseconds since 1970 can hold (year 2262)")
     seconds, rest = divmod(ns, NS_PER_S)

@@ -24,7 +24,7 @@ class RefusedError(RequeueError):
     permanent: ClassVar[bool] = False
 
 
-class PermanentRefusal(RefusedError):
+class PermanentRefusal(RefusedError):  # noqa: N818 - a refusal is the term of the wire
     """The same message will be refused every time."""
 
     code = 400
@@ -49,7 +49,7 @@ class MessageTooLarge(PermanentRefusal):
     code = 413
 
 
-class TransientRefusal(RefusedError):
+class TransientRefusal(RefusedError):  # noqa: N818
     """Nothing was stored and nothing is wrong with the message: sending it again may succeed."""
 
     code = 503

@@ -1,7 +1,7 @@
 """Queue policy: how a queue treats its messages where a message itself says nothing.
 
-Keys are written as in `docs/operations.md` (`min_backoff`, or `minBackoff` as the custom resource spells it), attributes
-carry their units (`min_backoff_ns`). Durations are Go's notation plus days (`14d`), or whole nanoseconds.
+Keys are written without units (`min_backoff`, or `minBackoff` as the custom resource spells it), attributes
+carry them (`min_backoff_ns`). Durations are Go's notation plus days (`14d`), or whole nanoseconds.
 `model_dump(mode="json", by_alias=True)` writes what can be read back.
 """
 
@@ -24,7 +24,7 @@ from pydantic.alias_generators import to_camel
 from requeue_protocol.durations import MAX_NS, NS_PER_S, format_duration, parse_duration
 from requeue_protocol.envelope import Backoff
 from requeue_protocol.errors import MalformedMessage
-from requeue_protocol.headers import MAX_ACK_TIMEOUT_NS, MAX_BACKOFF_STEPS, UNLIMITED_RETRIES
+from requeue_protocol.header_values import MAX_ACK_TIMEOUT_NS, MAX_BACKOFF_STEPS, UNLIMITED_RETRIES
 from requeue_protocol.subjects import check_pattern, check_publish_subject, check_queue_name
 
 _DAY_NS = 86_400 * NS_PER_S
@@ -40,7 +40,7 @@ _UNLIMITED = "unlimited"
 
 
 def read_duration(value: object) -> int:
-    """Nanoseconds of a configured duration: `1m30s`, `14d`, `1d12h`, or an int of nanoseconds. Raises ValueError."""
+    """Nanoseconds of a configured duration: `1m30s`, `14d`, `1d12h`, or an int of ns. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is not a duration; write it with a unit, like 1m30s or 14d")  # noqa: TRY004
     if isinstance(value, int):
@@ -110,7 +110,7 @@ Patterns = tuple[str, ...]
 
 
 def _keys(field: str) -> AliasChoices:
-    """How a field may be written: `min_backoff` or `minBackoff` (and, by `populate_by_name`, `min_backoff_ns`)."""
+    """How a field may be written beside its own name: `min_backoff` or `minBackoff`."""
     key = field.removesuffix("_ns")
     return AliasChoices(key, to_camel(key))
 
@@ -262,7 +262,7 @@ class QueuePolicy(BaseModel):
         return self
 
     def over(self, base: "QueuePolicy") -> "QueuePolicy":
-        """This policy where it says something, `base` elsewhere. Raises ValidationError when the two do not go together."""
+        """This policy where it says something, else `base`. Raises ValidationError when they contradict."""
         own = {
             field: getattr(self, field) for field in self.model_fields_set & QueuePolicy.model_fields.keys()
         }

@@ -1,8 +1,8 @@
 """The reply codec, both directions.
 
 Intake: what a worker answers to a message (empty = on disk), and what the client reads from that.
-Replay: what a handler answers to a replayed message, as an outcome. The verbs are JetStream's, so that `ack`, `nak`,
-`in_progress` and `term` of any NATS client work on a replayed message.
+Replay: what a handler answers to a replayed message, as an outcome. The verbs are JetStream's, so that
+`ack`, `nak`, `in_progress` and `term` of any NATS client work on a replayed message.
 """
 
 import json
@@ -39,9 +39,10 @@ def ack(duplicate: bool = False) -> tuple[bytes | None, bytes]:
 def refusal(err: RefusedError, request_had_headers: bool) -> tuple[bytes | None, bytes] | None:
     """Headers and payload of a refusal; None means that no answer may be sent.
 
-    Permanent: payload `-ERR <code> <text>` and the two error headers. Transient: the client must not take it for an ack.
-    One that knows headers gets the status line of the server's own no-responders, which all clients raise as an error
-    (the code stands in a header); one that does not gets silence, and its request times out.
+    Permanent: payload `-ERR <code> <text>` and the two error headers. Transient: no client may take it for
+    an ack. One that knows headers gets the status line of the server's own no-responders, which all clients
+    raise as an error (the code stands in a header); one that does not gets silence, and its request times
+    out.
     """
     text = one_line(str(err))
     errors = [(ERROR, text), (ERROR_CODE, str(err.code))]
@@ -56,25 +57,16 @@ def refusal(err: RefusedError, request_had_headers: bool) -> tuple[bytes | None,
 
 
 class Ack(NamedTuple):
-    """The message is on disk. `duplicate`: an earlier one with the same `Nats-Msg-Id` is, and this one was not added."""
+    """The message is on disk. `duplicate`: it was already, by its `Nats-Msg-Id`, and was not added again."""
 
     duplicate: bool
-
-
-class IntakeAnswer:
-    """What a worker's answer to an intake message means."""
-
-    @staticmethod
-    def parse_intake_reply(headers: bytes | None, payload: bytes) -> Ack:
-        """The ack, or raise the RefusedError that the answer stands for."""
-        return parse_intake_reply(headers, payload)
 
 
 def parse_intake_reply(headers: bytes | None, payload: bytes) -> Ack:
     """The ack, or raise the RefusedError that the answer stands for.
 
-    NoWorker when the server says that nobody listens; UnexpectedReply when somebody answered who is no worker (a stream
-    on the intake subject, say): then nothing is known to be on disk.
+    NoWorker when the server says that nobody listens; UnexpectedReply when somebody answered who is no
+    worker (a stream on the intake subject, say): then nothing is known to be on disk.
     """
     if headers is not None:
         code = header_value(headers, ERROR_CODE)
@@ -114,7 +106,7 @@ class Verb(Enum):
 
 
 class Reply(NamedTuple):
-    """An outcome. `delay_ns`: when to try again (None: by backoff). `text`: one line of at most 512 bytes, may be empty."""
+    """An outcome. `delay_ns`: when to try again (None: by backoff). `text`: one line, at most 512 bytes."""
 
     verb: Verb
     delay_ns: int | None = None
@@ -196,7 +188,8 @@ def _read_pub_ack(payload: bytes) -> Reply:
     problem = body.get("error")
     if not isinstance(problem, dict):
         return _SETTLED
-    # A handler may answer JSON with an "error" of its own: only JetStream's has an err_code (old servers: a stream).
+    # A handler may answer JSON with an "error" of its own: JetStream's has an err_code (of old servers: a
+    # stream).
     if type(problem.get("err_code")) is not int and not (
         type(problem.get("code")) is int and isinstance(body.get("stream"), str)
     ):

@@ -1,7 +1,8 @@
-"""The stats message on `_requeue._stats`: FlatBuffers table `flatbuf.InstanceStatsMessage`, as the original has it.
+"""The stats message on `_requeue._stats`: FlatBuffers table `flatbuf.InstanceStatsMessage`.
 
-A worker with many queues sends several messages with the same instance id, each small enough for the server; a reader
-adds them up per interval. Packed by hand: 10,000 queues take milliseconds on the worker's event loop, not seconds.
+A worker with many queues sends several messages with the same instance id, each small enough for the
+server; a reader adds them up per interval. Packed by hand: 10,000 queues must not hold up the worker's
+event loop.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from requeue_protocol.errors import MalformedMessage
 from requeue_protocol.tables import I64, U32, Table, root_table, table_at, text_at, vector_at
 
 _MIN_I64, _MAX_I64 = -(2**63), 2**63 - 1
-# The buffer: root offset, vtable of a queue, vtable of the instance, instance table, vector of queues, id, queues.
+# The buffer: root offset, vtable of a queue, of the instance, instance table, vector of queues, id, queues.
 _HEAD = Struct("<I5H4H2xiII")
 _QUEUE_VTABLE_AT = 4
 _INSTANCE_VTABLE_AT = 14
@@ -41,9 +42,9 @@ class InstanceStats:
 
 
 def build_stats(instance_id: str, queues: Sequence[QueueStats], max_bytes: int) -> list[bytes]:
-    """The stats of an instance as messages of at most `max_bytes` each; one without queues when there are none.
+    """The stats of an instance as messages of at most `max_bytes` each, and always one at least.
 
-    A single queue that does not fit is sent all the same: `max_bytes` far below a server's least is a mistake.
+    A single queue that does not fit is sent all the same: no server has a `max_payload` that small.
     Raises ValueError for counts outside int64.
     """
     raw_id = instance_id.encode()
@@ -53,7 +54,7 @@ def build_stats(instance_id: str, queues: Sequence[QueueStats], max_bytes: int) 
 def _split(
     raw_id: bytes, queues: Sequence[QueueStats], max_bytes: int
 ) -> Iterator[list[tuple[bytes, int, int]]]:
-    """Parts that fit. A queue takes 4 bytes in the vector, 28 of table and length, and its name padded to 8 with NUL."""
+    """Parts that fit. A queue takes 4 bytes in the vector, 28 of table and length, and its padded name."""
     empty = _INSTANCE_AT + 12 + 4 + 4 + len(raw_id) + 16
     part: list[tuple[bytes, int, int]] = []
     size = empty
@@ -98,7 +99,7 @@ def _build(raw_id: bytes, queues: list[tuple[bytes, int, int]]) -> bytes:
 
 
 def read_stats(data: bytes) -> InstanceStats:
-    """What a stats message says. Raises MalformedMessage for whatever is not one, and nothing else, for any bytes."""
+    """What a stats message says. For any bytes that are none it raises MalformedMessage, and nothing else."""
     root = root_table(data)
     id_slot, queues_slot = root.slots(_INSTANCE_WIDTHS)
     instance_id = text_at(data, root.at + id_slot, "instance_id") if id_slot else ""

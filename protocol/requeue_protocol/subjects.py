@@ -1,7 +1,8 @@
 """Names on the wire: fixed subjects, queue names, and which subjects a client may make a worker write to.
 
-A worker's NATS rights may exceed those of the client whose envelope it replays, so an original subject is checked twice:
-that it is one at all (no wildcard, no whitespace, no empty token), and that the rules of its queue allow it.
+A worker's NATS rights may exceed those of the client whose envelope it replays, so an original subject is
+checked twice: that it is one at all (no wildcard, no whitespace, no empty token), and that the rules of its
+queue allow it.
 """
 
 import re
@@ -14,8 +15,9 @@ STATS = "_requeue._stats"
 ADMIN_PREFIX = "_requeue"
 HANDOVER_PREFIX = "_requeue.handover"
 
-# A replay puts subject and reply inbox on one protocol line, and a server closes the connection of a client whose line
-# is longer than its max_control_line (4096 bytes unless configured): one long subject would cut the worker off for ever.
+# A replay puts subject and reply inbox on one protocol line, and a server closes the connection of a client
+# whose line is longer than its max_control_line (4096 bytes by default): one long subject would cut the
+# worker off for ever.
 MAX_SUBJECT_BYTES = 2048
 MAX_QUEUE_NAME = 128
 
@@ -74,7 +76,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
-    """Whether NATS would deliver `subject` to a subscription on `pattern` (`*` one token, `>` one or more)."""
+    """Whether a subscription on `pattern` gets what is published to `subject`."""
     wanted, given = pattern.split("."), subject.split(".")
     for at, token in enumerate(wanted):
         if token == ">":
@@ -85,7 +87,10 @@ def subject_matches(pattern: str, subject: str) -> bool:
 
 
 def handover_subject(fleet: str, instance: str) -> str:
-    """Where a drain hands its records to one worker. Dots are escaped: fleet and instance stay one token each."""
+    """Where a drain hands records to one worker. Dots are escaped: fleet and instance stay one token each.
+
+    Raises MalformedMessage for a name that is none.
+    """
     check_queue_name(fleet)
     check_queue_name(instance)
     return f"{HANDOVER_PREFIX}.{_token(fleet)}.{_token(instance)}"
@@ -98,9 +103,10 @@ def _token(name: str) -> str:
 class SubjectRules:
     """What a client may make the worker write to. One instance per distinct allow and deny list.
 
-    Never allowed: `_INBOX.>`, `_requeue` and below, and whatever the worker itself takes in (it would feed itself).
-    A first token that starts with `$` (JetStream API, system account, key-value stores) is refused unless an allow
-    pattern names it with its `$`. Then deny goes before allow; an empty allow list allows the rest.
+    Never allowed: `_INBOX.>`, `_requeue` and below, and what the worker itself takes in (it would feed
+    itself). A first token that starts with `$` (JetStream API, system account, key-value stores) is refused
+    unless an allow pattern names it with its `$`. Then deny goes before allow; an empty allow list allows
+    the rest.
     """
 
     def __init__(self, allow: tuple[str, ...] = (), deny: tuple[str, ...] = (), *, intake: str) -> None:

@@ -1,9 +1,10 @@
 """Strict reading of FlatBuffers tables: no offset and no length is followed before it was checked.
 
-Python's flatbuffers package has no verifier: its accessors trust the buffer. Here every position must lie inside the
-data, and the only exception is MalformedMessage. Layout of the format: a table starts with a signed offset back to its
-vtable; the vtable holds its own size, the table's size, and per slot the field's place in the table (0 = absent);
-strings, vectors and tables hang on unsigned offsets that point forward. Offsets are therefore never cyclic.
+Python's flatbuffers package has no verifier: its accessors trust the buffer. Here every position must lie
+inside the data, and the only exception is MalformedMessage. The format: a table starts with a signed offset
+back to its vtable; the vtable holds its own size, the table's size, and per slot the field's place in the
+table (0 = absent); strings, vectors and tables hang on unsigned offsets that count forward from the field,
+and so cannot run in circles.
 """
 
 from struct import Struct, error
@@ -26,7 +27,7 @@ class Table(NamedTuple):
     vtable: bytes
 
     def slots(self, widths: tuple[int, ...]) -> tuple[int, ...]:
-        """Per slot the field's offset from the table's start, 0 when absent. `widths` are the fields' sizes in bytes."""
+        """Per slot the field's offset from the table's start, 0 when absent. `widths`: the fields' bytes."""
         known = Struct(f"<{(len(self.vtable) - 4) // 2}H").unpack_from(self.vtable, 4)
         offsets = (known + (0,) * len(widths))[: len(widths)]
         for slot, (offset, width) in enumerate(zip(offsets, widths, strict=True)):
@@ -71,7 +72,7 @@ def table_at(data: bytes, at: int) -> Table:
 
 
 def vector_at(data: bytes, field_at: int, item_size: int, name: str) -> tuple[int, int]:
-    """First byte and item count of the vector or string on which the field at `field_at` hangs. Raises MalformedMessage."""
+    """First byte and item count of the vector or string that hangs on a field. Raises MalformedMessage."""
     try:
         (offset,) = U32(data, field_at)
         (count,) = U32(data, field_at + offset)
@@ -84,7 +85,7 @@ def vector_at(data: bytes, field_at: int, item_size: int, name: str) -> tuple[in
 
 
 def text_at(data: bytes, field_at: int, name: str) -> str:
-    """The string on which the field at `field_at` hangs. Raises MalformedMessage, for bytes that are not UTF-8 too."""
+    """The string that hangs on a field. Raises MalformedMessage, for bytes that are not UTF-8 too."""
     at, count = vector_at(data, field_at, 1, name)
     try:
         return data[at : at + count].decode()

@@ -8,10 +8,13 @@ Mostly reached through the fixtures of tests/conftest.py. The classes are the on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from nats.aio.client import Client
 from requeue_client.local import LocalProcess, LocalProcessError, NatsServer, WorkerProcess, free_port
 
 __all__ = [
@@ -22,7 +25,28 @@ __all__ = [
     "WorkerFactory",
     "WorkerProcess",
     "free_port",
+    "settle",
+    "until",
 ]
+
+
+async def settle(nc: Client) -> None:
+    """Wait until the server has all that was sent on `nc`, subscriptions too.
+
+    nats-py 2.16's `flush` writes its PING past commands that still wait for the flusher task, so that one
+    round trip says nothing about a SUB just before it; after the first one the flusher has run.
+    """
+    await nc.flush()
+    await nc.flush()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait for something that nothing signals. Raises TimeoutError."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not so within {timeout_s:g} s")
+        await asyncio.sleep(0.01)
 
 
 class NatsServerFactory(Protocol):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -30,10 +30,12 @@ from requeue_client.times import Duration, Instant, duration_ns, duration_s, ins
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 DEFAULT_INTAKE = "requeue.publish"
 DEFAULT_TIMEOUT = "30s"
+DEFAULT_ACK_WAIT = "5s"
 _ADMIN_TIMEOUT = "2s"
 _ADMIN_QUIET = "250ms"
 
 _logger = logging.getLogger("requeue_client")
+_logger.addHandler(logging.NullHandler())  # a library says nothing unless the application asks
 
 
 class RequeueClient:
@@ -46,12 +48,18 @@ class RequeueClient:
     timedelta, Go text (`"1m30s"`) or int nanoseconds. A client is for one event loop.
     """
 
-    def __init__(self, nc: Client, *, intake: str = DEFAULT_INTAKE) -> None:
-        """Use a connection that stays the caller's: `close` leaves it open."""
+    def __init__(
+        self, nc: Client, *, intake: str = DEFAULT_INTAKE, ack_wait: Duration = DEFAULT_ACK_WAIT
+    ) -> None:
+        """Use a connection that stays the caller's: `close` leaves it open.
+
+        `ack_wait`: a message that was not answered for so long is sent again, as long as its timeout allows.
+        """
         self.nc = nc
         self._inbox = ReplyInbox(nc)
         self._publisher = Publisher(nc, self._inbox, intake)
         self._owns_connection = False
+        self._ack_wait_s = duration_s(ack_wait, "ack_wait")
 
     @classmethod
     async def connect(
@@ -59,6 +67,7 @@ class RequeueClient:
         servers: str | list[str] = DEFAULT_SERVER,
         *,
         intake: str = DEFAULT_INTAKE,
+        ack_wait: Duration = DEFAULT_ACK_WAIT,
         name: str = "requeue-client",
         user: str | None = None,
         password: str | None = None,
@@ -102,7 +111,7 @@ class RequeueClient:
                 await nc.close()
             why = last[0] if last else error
             raise NotConnected(f"cannot connect to {servers}: {str(why) or type(why).__name__}") from error
-        client = cls(nc, intake=intake)
+        client = cls(nc, intake=intake, ack_wait=ack_wait)
         client._owns_connection = True
         return client
 
@@ -149,7 +158,7 @@ class RequeueClient:
             PublishTimeout: unanswered; it may be on disk. Repeat with the `msg_id` of the error.
             NotConnected: NATS could not be reached in all that time.
         """
-        patience = _patience(timeout, attempts)
+        patience = self._patience(timeout, attempts)
         return await (await self._publisher.submit(encode(Message(subject, payload, **options)), patience))
 
     def publish_many(
@@ -159,7 +168,7 @@ class RequeueClient:
         window: int = 1024,
         timeout: Duration = DEFAULT_TIMEOUT,
         attempts: int | None = None,
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Publish many, at most `window` unanswered at a time; yields each one's Outcome as it comes, in any
         order.
 
@@ -169,7 +178,7 @@ class RequeueClient:
         `timeout` and `attempts` are for each message, as in `publish`. A refused message stops nothing.
         """
         return pipeline.publish_many(
-            self._publisher, messages, window=window, patience=_patience(timeout, attempts)
+            self._publisher, messages, window=window, patience=self._patience(timeout, attempts)
         )
 
     async def request_or_requeue(
@@ -191,7 +200,7 @@ class RequeueClient:
         as `publish`.
         """
         timeout_s = duration_s(timeout, "timeout")
-        patience = _patience(publish_timeout, attempts)
+        patience = self._patience(publish_timeout, attempts)
         message = Message(subject, payload, **options)
         encoded = encode(message)
         direct = {name: value for name, value in encoded.headers.items() if not name.startswith("Requeue-")}
@@ -238,6 +247,9 @@ class RequeueClient:
             request["at_ns"] = instant_ns(at, "at")
         return await self._admin(admin.RESCHEDULE, request, "rescheduled", timeout)
 
+    def _patience(self, timeout: Duration, attempts: int | None) -> Patience:
+        return Patience(duration_s(timeout, "timeout"), attempts, self._ack_wait_s)
+
     async def _admin(
         self, subject: str, request: dict[str, str | int], changed_key: str, timeout: Duration
     ) -> AdminResult:
@@ -250,10 +262,6 @@ class RequeueClient:
             timeout_s=duration_s(timeout, "timeout"),
             quiet_s=duration_s(_ADMIN_QUIET, "quiet"),
         )
-
-
-def _patience(timeout: Duration, attempts: int | None) -> Patience:
-    return Patience(timeout_s=duration_s(timeout, "timeout"), attempts=attempts)
 
 
 def _check_readable(*files: Path | str | None) -> None:

@@ -8,13 +8,18 @@ was given out with.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from requeue_protocol.headers import build_headers
+
+from requeue_client.errors import NotConnected
+
+_LINE_BREAK = re.compile(r"[\r\n]")
 
 
 class Answer(NamedTuple):
@@ -41,16 +46,22 @@ class ReplyInbox:
         return len(self._waiting)
 
     async def open(self) -> None:
-        """Subscribe, once. The client's own reconnect keeps the subscription."""
+        """Subscribe, once; the client's own reconnect keeps the subscription.
+
+        Raises NotConnected when closed.
+        """
         if self._subscription is not None:
             return
         async with self._opening:
             if self._subscription is None:
                 # Bounded by what was sent and not answered: the limits of the library would only drop
                 # answers.
-                self._subscription = await self._nc.subscribe(
-                    self._prefix + "*", cb=self._route, pending_msgs_limit=0, pending_bytes_limit=0
-                )
+                try:
+                    self._subscription = await self._nc.subscribe(
+                        self._prefix + "*", cb=self._route, pending_msgs_limit=0, pending_bytes_limit=0
+                    )
+                except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
+                    raise NotConnected("the connection to NATS is closed; make a new one") from None
 
     async def close(self) -> None:
         """Unsubscribe; nobody who still waits gets an answer."""
@@ -77,10 +88,16 @@ class ReplyInbox:
 
 
 def answer_of(msg: Msg) -> Answer:
-    """Give the raw form of a message: nats-py keeps a status line as headers Status and Description."""
+    """Give the raw form of a message. Never raises.
+
+    nats-py 2.16 keeps a status line as headers Status and Description, and takes what follows a status
+    without a text (`NATS/1.0 503`, then `Nats-Subject: ...`) for its description: only a description's first
+    line is one.
+    """
     if not msg.headers:
         return Answer(None, msg.data)
-    pairs = dict(msg.headers)
-    code, text = pairs.pop("Status", None), pairs.pop("Description", "")
-    status = (int(code), text) if code is not None and code.isdigit() else None
-    return Answer(build_headers(pairs.items(), status), msg.data)
+    headers = dict(msg.headers)
+    status, text = headers.pop("Status", None), headers.pop("Description", "")
+    first = "NATS/1.0" if status is None else f"NATS/1.0 {status} {text.splitlines()[0] if text else ''}"
+    lines = (first, *(f"{name}: {_LINE_BREAK.sub(' ', value)}" for name, value in headers.items()), "", "")
+    return Answer("\r\n".join(lines).encode(errors="replace"), msg.data)

@@ -18,6 +18,7 @@ from requeue_protocol import headers as h
 from requeue_protocol.durations import format_duration, ns_to_rfc3339
 from requeue_protocol.envelope import Backoff, build_envelope
 from requeue_protocol.errors import MalformedMessage
+from requeue_protocol.header_values import MAX_MSG_ID_BYTES, MAX_PRIORITY, UNLIMITED_RETRIES
 from requeue_protocol.subjects import check_publish_subject, check_queue_name
 
 from requeue_client.errors import InvalidMessage, MessageTooLarge
@@ -140,12 +141,8 @@ def _own_headers(message: Message) -> tuple[dict[str, str], str | None]:
             raise ValueError(
                 f"header {name} is the wire's own; use the argument of publish that says the same"
             )
-    if msg_id is not None and (
-        not 0 < len(msg_id.encode()) <= h.MAX_MSG_ID_BYTES or msg_id != msg_id.strip()
-    ):
-        raise ValueError(
-            f"msg_id={msg_id[:60]!r}; it is 1 to {h.MAX_MSG_ID_BYTES} bytes without spaces around"
-        )
+    if msg_id is not None and (not 0 < len(msg_id.encode()) <= MAX_MSG_ID_BYTES or msg_id != msg_id.strip()):
+        raise ValueError(f"msg_id={msg_id[:60]!r}; it is 1 to {MAX_MSG_ID_BYTES} bytes without spaces around")
     return headers, msg_id
 
 
@@ -162,7 +159,7 @@ def _as_plain(message: Message) -> tuple[dict[str, str], bytes]:
         headers[h.AT] = ns_to_rfc3339(instant_ns(message.at, "at"))
     retries = _retries(message)
     if retries is not None:
-        headers[h.RETRIES] = "unlimited" if retries == h.UNLIMITED_RETRIES else str(retries)
+        headers[h.RETRIES] = "unlimited" if retries == UNLIMITED_RETRIES else str(retries)
     backoff = _backoff(message)
     if backoff is not None:
         headers[h.BACKOFF] = backoff
@@ -223,8 +220,8 @@ def _add_durations(headers: dict[str, str], message: Message, fields: tuple[tupl
 def _add_priority(headers: dict[str, str], message: Message) -> None:
     if message.priority is None:
         return
-    if message.priority not in range(h.MAX_PRIORITY + 1):
-        raise ValueError(f"priority={message.priority!r}; it is 0 (first) to {h.MAX_PRIORITY} (last)")
+    if message.priority not in range(MAX_PRIORITY + 1):
+        raise ValueError(f"priority={message.priority!r}; it is 0 (first) to {MAX_PRIORITY} (last)")
     headers[h.PRIORITY] = str(message.priority)
 
 
@@ -233,8 +230,8 @@ def _retries(message: Message) -> int | None:
     if value is None:
         return None
     if value == "unlimited":
-        return h.UNLIMITED_RETRIES
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= h.UNLIMITED_RETRIES:
+        return UNLIMITED_RETRIES
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= UNLIMITED_RETRIES:
         raise ValueError(
             f"retries={value!r}; it is the number of dispatches in all, 1 or more, or 'unlimited'"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from requeue_client.errors import RequeueError
@@ -33,7 +33,7 @@ async def publish_many(
     *,
     window: int,
     patience: Patience,
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome, None]:
     """Publish all, at most `window` of them unanswered at a time, and yield outcomes as they come (in any
     order).
 

@@ -41,9 +41,9 @@ class TlsSettings(Section):
 
 
 class NatsSettings(Section):
-    """The connection. One way to log in is used: creds_file, else nkey_file, else token, else user and password.
+    """The connection. One way to log in is used: creds_file, else nkey_file, else token, else user.
 
-    Each secret may stand in a file of its own; the file is read again at each connect and wins over the value.
+    A secret may stand in a file of its own: that is read again at each connect, and wins over the value.
     """
 
     servers: Annotated[tuple[str, ...], BeforeValidator(read_list)] = Field(

@@ -1,9 +1,9 @@
 """What a worker can be told: one immutable model, whatever the values came from.
 
 `load_settings` reads flags, environment (`REQUEUE_*`), a YAML file and the defaults, the earlier over the
-later, and returns `Settings` or raises one `ConfigError` that lists every mistake. `sources` does the reading,
-`mistakes` the wording, `credential_files` looks into the files that are named, `nats_settings` holds the
-connection. `docs/configuration.md` describes every key.
+later, and returns `Settings` or raises one `ConfigError` that lists every mistake. `sources` does the
+reading, `mistakes` the wording, `credential_files` looks into the files that are named, `nats_settings` is
+the connection. `docs/configuration.md` describes every key.
 
 `Settings(...)` itself reads nothing but its arguments, so that a worker embedded in another program is not
 steered by that program's environment. Attributes carry their unit (`shutdown_grace_ns`); keys in files do not
@@ -12,6 +12,7 @@ steered by that program's environment. Attributes carry their unit (`shutdown_gr
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,14 +23,32 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, Valid
 from requeue_protocol.durations import NS_PER_S
 from requeue_protocol.policy import Duration, NamedQueuePolicy, QueuePolicy, Size
 from requeue_protocol.subjects import INTAKE_DEFAULT, QUEUE_GROUP, check_pattern
+from requeue_worker.config_file import read_config_file
+from requeue_worker.credential_files import mistakes_in
 from requeue_worker.http import HttpAddress
 from requeue_worker.logs import LogFormat, LogLevel
+from requeue_worker.mistakes import ConfigError, sentences
 from requeue_worker.nats_settings import NatsSettings, TlsSettings
 from requeue_worker.setting_types import FilePath, Name, PositiveDuration, Section, read_lower
+from requeue_worker.sources import check, keep_one_login, layer_environment, layer_file, layer_flags, merged
 
-__all__ = ["NatsSettings", "Origin", "Settings", "TlsSettings", "policy_for"]
+__all__ = [
+    "ConfigError",
+    "Loaded",
+    "NatsSettings",
+    "Origin",
+    "Settings",
+    "TlsSettings",
+    "load",
+    "load_settings",
+    "policy_for",
+]
 
 _MIB = 1 << 20
+
+
+def _port_as_text(value: object) -> object:
+    return str(value) if type(value) is int else value
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,9 @@ class Settings(Section):
     nats: NatsSettings = Field(default_factory=NatsSettings)
     subject: str = Field(default=INTAKE_DEFAULT, description="Intake subject; may end in a wildcard.")
     queue_group: str = Field(default=QUEUE_GROUP, description="Queue group of the intake subscription.")
-    http: str | None = Field(default=None, description="HOST:PORT for probes and metrics; off unless given.")
+    http: Annotated[str | None, BeforeValidator(_port_as_text)] = Field(
+        default=None, description="HOST:PORT for probes and metrics; off unless given."
+    )
     log_level: Annotated[LogLevel, BeforeValidator(read_lower)] = Field(
         default="info", description="Least level logged."
     )
@@ -148,7 +169,7 @@ class Settings(Section):
         """The effective policy of a queue: its own where it says something, the defaults elsewhere."""
         cache = self._effective
         if cache is None or cache[0] is not self.defaults or cache[1] is not self.queues:
-            # `model_copy` takes private attributes along: the policies themselves say whether the cache is theirs.
+            # `model_copy` takes private attributes along: the policies say whether the cache is theirs.
             named = {policy.name: policy.over(self.defaults) for policy in self.queues}
             cache = self._effective = (self.defaults, self.queues, named)
         return cache[2].get(queue, self.defaults)
@@ -157,6 +178,58 @@ class Settings(Section):
 def _twice(names: list[str]) -> list[str]:
     seen: set[str] = set()
     return sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings that were loaded, and sentences about what looks unintended in their sources."""
+
+    settings: Settings
+    warnings: tuple[str, ...]
+
+
+def load_settings(
+    config_file: Path | None,
+    flags: Mapping[str, object],
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from flags, environment, file and defaults, each over the next.
+
+    `flags` holds values by dotted key (`{"data_dir": ..., "nats.servers": (...)}`) or nested; `environ` is
+    the process's own unless given. Raises ConfigError with a sentence for each mistake.
+    """
+    return load(config_file, flags, environ=environ).settings
+
+
+def load(
+    config_file: Path | None,
+    flags: Mapping[str, object],
+    *,
+    environ: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+    look_into_files: bool = True,
+) -> Loaded:
+    """As `load_settings`, with warnings. `content` is what `config_file` was found to hold, if it was read
+    already; `look_into_files` False leaves the files of credentials and certificates unopened.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    layers = [layer_flags(flags, Settings), layer_environment(environ, Settings)]
+    if config_file is not None:
+        layers.append(layer_file(read_config_file(config_file, content), Settings))
+    check(layers)
+    keep_one_login(layers)
+    values, where = merged(layers)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(sentences(error, Settings, where)) from None
+    if look_into_files:
+        wrong = [f"{where(path)}: {text}" for path, text in mistakes_in(settings.nats)]
+        if wrong:
+            raise ConfigError(wrong)
+    settings._origin = Origin(config_file, dict(flags), environ)
+    return Loaded(settings, tuple(warning for layer in layers for warning in layer.warnings))
 
 
 def policy_for(settings: Settings, queue: str) -> QueuePolicy:

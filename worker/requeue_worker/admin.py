@@ -53,7 +53,7 @@ class Admin:
         return {CANCEL: self._cancel, RESCHEDULE: self._reschedule}
 
     async def _cancel(self, payload: bytes) -> bytes:
-        return await self._answer(payload, "cancelled", lambda _: lambda lane, key, record: Remove(lane, key, record))
+        return await self._answer(payload, "cancelled", lambda _: Remove)
 
     async def _reschedule(self, payload: bytes) -> bytes:
         def move(request: dict[str, Any]) -> MakeChange:
@@ -75,12 +75,12 @@ class Admin:
             raise ValueError("that is after the year 2262, the end of 64-bit nanoseconds")
         return due_ns
 
-    async def _answer(self, payload: bytes, verb: str, prepare: Callable[[dict[str, Any]], MakeChange]) -> bytes:
+    async def _answer(
+        self, payload: bytes, verb: str, prepare: Callable[[dict[str, Any]], MakeChange]
+    ) -> bytes:
         answer: dict[str, Any] = {"instance": self._instance_id}
         try:
-            request = json.loads(payload)
-            if not isinstance(request, dict) or not isinstance(request.get("id"), str) or not request["id"]:
-                raise ValueError('send JSON such as {"id": "<Nats-Msg-Id>"}')
+            request = _read_request(payload)
             done, in_flight = await self._change(request["id"].encode(), prepare(request))
             answer.update({verb: done, "in_flight": in_flight})
         except (ValueError, UnicodeDecodeError, RecursionError) as error:
@@ -99,7 +99,9 @@ class Admin:
             return await self._submit(keys, values, make)
         raise ValueError("the worker is too busy: try again")
 
-    async def _submit(self, keys: list[bytes], values: list[bytes | None], make: MakeChange) -> tuple[int, int]:
+    async def _submit(
+        self, keys: list[bytes], values: list[bytes | None], make: MakeChange
+    ) -> tuple[int, int]:
         done = in_flight = 0
         for key, value in zip(keys, values, strict=True):
             queue, priority, _, _ = parse_message_key(key)
@@ -115,3 +117,9 @@ class Admin:
             await self._committer.flush()
         return done, in_flight
 
+
+def _read_request(payload: bytes) -> dict[str, Any]:
+    request = json.loads(payload)
+    if not isinstance(request, dict) or not isinstance(request.get("id"), str) or not request["id"]:
+        raise ValueError('send JSON such as {"id": "<Nats-Msg-Id>"}')
+    return request

@@ -10,6 +10,7 @@ Embedded use: ``async with Worker(settings, hooks) as worker: await worker.close
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -25,8 +26,8 @@ from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.dedupe import Dedupe
 from requeue_worker.errors import CommitError
-from requeue_worker.ingest import Ingest
 from requeue_worker.inflight import Delivery
+from requeue_worker.ingest import Ingest
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
 from requeue_worker.reporter import Reporter
@@ -206,8 +207,8 @@ class Worker:
             self._scheduler.stop()
             if self._committer.failed is None:
                 await self._finish_work()
-        except CommitError as error:
-            log.error("what was under way could not be written", extra={"error": str(error)})
+        except CommitError:
+            log.exception("what was under way could not be written")
         finally:
             await self._supervisor.stop()
             await self._broker.close()
@@ -222,9 +223,9 @@ class Worker:
         self._ingest.drain()
         await self._dedupe.idle()
         await self._committer.flush()
-        deadline = time.monotonic() + self.settings.shutdown_grace_ns / 1e9
-        while len(self._replayer.in_flight) and self._broker.connected and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        if self._broker.connected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._replayer.wait_idle(), self.settings.shutdown_grace_ns / 1e9)
         await self._committer.flush()
         self._committer.checkpoint(queue for queue in self._registry if queue.lanes)
         await self._committer.flush()

@@ -25,7 +25,7 @@ from requeue_worker.record import (
     decode,
 )
 from requeue_worker.registry import QueueRegistry
-from requeue_worker.replay import dead_letter_block
+from requeue_worker.replay import block_for
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import SUFFIX_LEN, time_of
 from requeue_worker.storage.queues import INVALID_QUEUE, NEVER, QueueState
@@ -83,7 +83,20 @@ class DeadLetters:
         extras.remember(Attempt(0, now_ns, f"{error.code} {error}"[:512]))
         raw_extras = extras.encode()
         head = HEAD.pack(
-            RECORD_VERSION, PLAIN, 0, 0, 0, len(raw_extras), len(block), 0, len(block), len(payload), 1, 0, now_ns, 0
+            RECORD_VERSION,
+            PLAIN,
+            0,
+            0,
+            0,
+            len(raw_extras),
+            len(block),
+            0,
+            len(block),
+            len(payload),
+            1,
+            0,
+            now_ns,
+            0,
         )
         value = head + raw_extras + block + payload
         queue = self._registry.get(INVALID_QUEUE)
@@ -126,7 +139,9 @@ class DeadLetters:
                 try:
                     await self._publish(page)
                 except Exception as error:
-                    log.warning("dead letters not published yet", extra={"error": str(error), "count": len(page)})
+                    log.warning(
+                        "dead letters not published yet", extra={"error": str(error), "count": len(page)}
+                    )
                     self._to_publish.extendleft(reversed(page))
                     asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
                     break
@@ -139,7 +154,7 @@ class DeadLetters:
             if value is None or queue is None or queue.policy.dead_letter_subject is None:
                 continue
             record = decode(value)
-            block = dead_letter_block(record, key, queue)
+            block = block_for(record, key, record.attempts, queue, dead=True)
             self._broker.send(hpub(queue.policy.dead_letter_subject.encode(), block, record.payload), 1)
         await self._broker.flush()
         if len(self._broker.denied) > denied:
@@ -165,7 +180,9 @@ class DeadLetters:
         while self._retention_due_ns.get(queue.name, 0) <= self._clock():
             expired = await self._store.dead_before(queue.name, max(self._clock() - retention_ns, 0), _PAGE)
             if expired:
-                self._committer.submit(_RemoveDead(queue, [(key, decode(value).size) for key, value in expired]))
+                self._committer.submit(
+                    _RemoveDead(queue, [(key, decode(value).size) for key, value in expired])
+                )
                 await self._committer.flush()
             if len(expired) < _PAGE:
                 oldest = await self._store.dead_before(queue.name, NEVER, 1)

@@ -1,34 +1,33 @@
 """Messages in flight: which replay waits for which reply, and until when.
 
-Deliveries stand in one map by reply token and in one ordered bucket for each distinct wait, where the first is always
-the next to time out: adding, answering and finding the next deadline cost O(1), whatever the number in flight.
+Deliveries stand in one map by reply token. Tokens count up, so everything sent in the same few milliseconds with the
+same wait is one range of tokens: only that range is remembered for the timeout, and a reply costs one look-up, whatever
+the number in flight.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from requeue_worker.storage.queues import Lane
 
-_MS = 1_000_000
-_S = 1_000_000_000
+_MS: Final = 1_000_000
+_S: Final = 1_000_000_000
+RANGE_NS: Final = 10 * _MS  #: deliveries of so long a time share a range: a timeout is late by this at most
 
 
 class Delivery:
-    """One message in flight. Times are monotonic ns but `sent_ns`, which is Unix ns."""
+    """One message in flight. `wake_ns` and the deadlines are monotonic ns."""
 
     __slots__ = (
         "ack_deadline_ns",
-        "attempt",
-        "bucket",
         "client_id",
         "connection",
         "key",
         "lane",
-        "sent_ns",
         "size",
         "token",
         "value",
@@ -36,39 +35,36 @@ class Delivery:
         "work_until_ns",
     )
 
-    bucket: OrderedDict[bytes, Delivery]
-    #: when the ack timeout ends
-    ack_deadline_ns: int
-    #: when the in-flight map looks at it again: the ack deadline, or earlier to re-key a long job
-    wake_ns: int
-    #: +WPI can't extend it beyond this
-    work_until_ns: int
-
     def __init__(
-        self,
-        lane: Lane,
-        key: bytes,
-        value: bytes,
-        size: int,
-        client_id: bytes | None,
-        attempt: int,
-        sent_ns: int,
-        connection: int,
+        self, lane: Lane, key: bytes, value: bytes, size: int, client_id: bytes | None, connection: int
     ) -> None:
         self.lane = lane
         self.key = key
         self.value = value
         self.size = size
         self.client_id = client_id
-        self.attempt = attempt
-        self.sent_ns = sent_ns
         #: number of the connection that it went out on
         self.connection = connection
         self.token = b""
+        #: when the ack timeout ends
+        self.ack_deadline_ns = 0
+        #: when the in-flight map looks at it again: the ack deadline, or earlier to re-key a long job
+        self.wake_ns = 0
+        #: +WPI can't extend the ack timeout beyond this
+        self.work_until_ns = 0
+
+
+class TokenRange(NamedTuple):
+    """Deliveries `first` to `last` are to be looked at when `wake_ns` has come."""
+
+    wake_ns: int
+    began_ns: int
+    first: int
+    last: int
 
 
 def coarse(wait_ns: int) -> int:
-    """A wait rounded up to about 1 %, so that a million different ones make few buckets; never shortened."""
+    """A wait rounded up to about 1 %, so that a million different ones make few classes; never shortened."""
     grain = 10 * _MS if wait_ns < 10 * _S else 100 * _MS if wait_ns < 100 * _S else _S
     return -(-wait_ns // grain) * grain
 
@@ -78,25 +74,32 @@ class InFlight:
 
     def __init__(self) -> None:
         self._by_token: dict[bytes, Delivery] = {}
-        self._buckets: dict[int, OrderedDict[bytes, Delivery]] = {}
-        self._next_token = 0
+        #: by wait; in each the ranges stand in order of their wake time
+        self._ranges: dict[int, deque[TokenRange]] = {}
+        self._last = 0
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_token)
 
-    def __iter__(self) -> Iterator[Delivery]:
-        return iter(self._by_token.values())
+    def add(self, deliveries: list[Delivery], wait_ns: int, wake_after_ns: int, now_ns: int) -> None:
+        """Register deliveries whose ack timeout ends in `wait_ns`, and give each its reply token.
 
-    def add(self, delivery: Delivery, wait_ns: int, now_ns: int, wake_after_ns: int) -> bytes:
-        """Register a delivery whose ack timeout ends in `wait_ns`. Returns its reply token."""
-        self._next_token += 1
-        delivery.token = token = b"%x" % self._next_token
-        self._by_token[token] = delivery
-        delivery.ack_deadline_ns = now_ns + wait_ns
-        self._place(delivery, min(wait_ns, wake_after_ns), now_ns)
-        self.bytes += len(delivery.value)
-        return token
+        They are looked at in `wake_after_ns` at the latest.
+        """
+        wake_ns = self._watch(
+            self._last + 1, self._last + len(deliveries), min(wait_ns, wake_after_ns), now_ns
+        )
+        number, deadline_ns, size = self._last, now_ns + wait_ns, 0
+        for delivery in deliveries:
+            number += 1
+            delivery.token = token = b"%d" % number
+            self._by_token[token] = delivery
+            delivery.ack_deadline_ns = deadline_ns
+            delivery.wake_ns = wake_ns
+            size += len(delivery.value)
+        self._last = number
+        self.bytes += size
 
     def get(self, token: bytes) -> Delivery | None:
         """The delivery that waits under this token, if it still does."""
@@ -106,37 +109,41 @@ class InFlight:
         """Take a delivery out: it was answered or timed out."""
         delivery = self._by_token.pop(token, None)
         if delivery is not None:
-            del delivery.bucket[token]
             self.bytes -= len(delivery.value)
         return delivery
 
     def rearm(self, delivery: Delivery, wait_ns: int, now_ns: int) -> None:
         """Look at this delivery again in `wait_ns`."""
-        del delivery.bucket[delivery.token]
-        self._place(delivery, wait_ns, now_ns)
+        number = int(delivery.token)
+        delivery.wake_ns = self._watch(number, number, wait_ns, now_ns)
 
     def expired(self, now_ns: int) -> Iterator[Delivery]:
         """Deliveries whose wake time has come. The caller pops or rearms each before it asks for the next."""
-        for wait_ns in list(self._buckets):
-            bucket = self._buckets[wait_ns]
-            while bucket:
-                first = next(iter(bucket.values()))
-                if first.wake_ns > now_ns:
-                    break
-                yield first
-            if not bucket:
-                del self._buckets[wait_ns]
+        for wait_ns, ranges in list(self._ranges.items()):
+            while ranges and ranges[0].wake_ns <= now_ns:
+                due = ranges.popleft()
+                for number in range(due.first, due.last + 1):
+                    delivery = self._by_token.get(b"%d" % number)
+                    if delivery is not None and delivery.wake_ns <= now_ns:
+                        yield delivery
+            if not ranges:
+                self._ranges.pop(wait_ns, None)
 
     def next_wake_ns(self) -> int | None:
-        """The earliest wake time, or None when nothing waits."""
-        heads = [next(iter(bucket.values())).wake_ns for bucket in self._buckets.values() if bucket]
-        return min(heads, default=None)
+        """The earliest time at which something may have to be looked at, or None when nothing waits."""
+        if not self._by_token:
+            self._ranges.clear()
+            return None
+        return min([ranges[0].wake_ns for ranges in self._ranges.values() if ranges], default=None)
 
-    def _place(self, delivery: Delivery, wait_ns: int, now_ns: int) -> None:
+    def _watch(self, first: int, last: int, wait_ns: int, now_ns: int) -> int:
+        """Remember to look at these tokens in `wait_ns`. Returns when that is."""
         wait_ns = coarse(wait_ns)
-        bucket = self._buckets.get(wait_ns)
-        if bucket is None:
-            bucket = self._buckets[wait_ns] = OrderedDict()
-        delivery.wake_ns = now_ns + wait_ns
-        delivery.bucket = bucket
-        bucket[delivery.token] = delivery
+        wake_ns = now_ns + wait_ns
+        ranges = self._ranges.setdefault(wait_ns, deque())
+        if ranges and ranges[-1].last + 1 == first and wake_ns - ranges[-1].began_ns <= RANGE_NS:
+            _, began_ns, first, _ = ranges.pop()
+        else:
+            began_ns = wake_ns
+        ranges.append(TokenRange(wake_ns, began_ns, first, last))
+        return wake_ns

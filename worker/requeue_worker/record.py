@@ -199,4 +199,3 @@ def encode(record: Record, *, attempts: int, extras: Extras, deadline_ns: int | 
 def backoff_of(record: Record) -> Backoff | None:
     """The message's own backoff shape, or None when the queue decides."""
     return None if record.backoff == UNSET_BACKOFF else Backoff(record.backoff)
-

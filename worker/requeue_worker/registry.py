@@ -56,9 +56,7 @@ class QueueRegistry:
 
     def _make(self, name: str) -> QueueState:
         policy = self._policy_for(name)
-        queue = self._queues[name] = QueueState(
-            name, policy, self._rules(policy), self._counts.queues[name]
-        )
+        queue = self._queues[name] = QueueState(name, policy, self._rules(policy), self._counts.queues[name])
         return queue
 
     def _rules(self, policy: QueuePolicy) -> SubjectRules:

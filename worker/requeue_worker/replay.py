@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from binascii import hexlify
 from functools import lru_cache
 
 from requeue_protocol.headers import DEAD_REASON, DIED_AT, travelling_lines
@@ -17,52 +18,59 @@ def _second(seconds: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode()
 
 
+@lru_cache(maxsize=4096)  # a batch committed together has one time, and is replayed together
 def rfc3339(ns: int) -> bytes:
     """Unix ns as RFC 3339 with nine digits, UTC."""
     seconds, rest = divmod(ns, 1_000_000_000)
     return b"%b.%09dZ" % (_second(seconds), rest)
 
 
-def replay_lines(record: Record, key: bytes, attempt: int, queue: QueueState, has_client_id: bool) -> bytes:
-    """Header lines of a replay: those that travel, and those that it adds."""
-    limit = max_attempts(record, queue.policy)
-    message_id = key[-ID_LEN:].hex().encode()
-    lines = b"Requeue-Id: %b\r\nRequeue-Attempt: %d\r\nRequeue-Max-Attempts: %b\r\n%bRequeue-Enqueued-At: %b\r\n" % (
+@lru_cache(maxsize=4096)
+def attempt_lines(attempt: int, limit: int, queue: str) -> bytes:
+    """The lines that all messages of a queue share at the same attempt, up to the value of Requeue-Enqueued-At."""
+    shown = "unlimited" if limit == UNLIMITED else limit
+    return (
+        f"Requeue-Attempt: {attempt}\r\nRequeue-Max-Attempts: {shown}\r\nRequeue-Queue: {queue}\r\nRequeue-Enqueued-At: "
+    ).encode()
+
+
+def block_for_bare(
+    key: bytes, attempt: int, limit: int, queue: str, enqueued_ns: int, deadline_ns: int
+) -> bytes:
+    """The header block for a message that came without headers and has not failed yet: the hot path."""
+    message_id = hexlify(key[-ID_LEN:])
+    if deadline_ns:
+        return b"NATS/1.0\r\nRequeue-Id: %b\r\n%b%b\r\nRequeue-Deadline: %b\r\nNats-Msg-Id: %b\r\n\r\n" % (
+            message_id,
+            attempt_lines(attempt, limit, queue),
+            rfc3339(enqueued_ns),
+            rfc3339(deadline_ns),
+            message_id,
+        )
+    return b"NATS/1.0\r\nRequeue-Id: %b\r\n%b%b\r\nNats-Msg-Id: %b\r\n\r\n" % (
         message_id,
-        attempt,
-        b"unlimited" if limit == UNLIMITED else b"%d" % limit,
-        queue.replay_headers,
-        rfc3339(record.enqueued_ns),
+        attempt_lines(attempt, limit, queue),
+        rfc3339(enqueued_ns),
+        message_id,
     )
+
+
+def block_for(record: Record, key: bytes, attempt: int, queue: QueueState, dead: bool = False) -> bytes:
+    """The header block for any message: what travels, then what a replay (or the publishing of a dead letter) adds."""
+    lines = [b"NATS/1.0\r\n", travelling_lines(record.headers) if record.headers_len else b""]
+    message_id = hexlify(key[-ID_LEN:])
+    limit = max_attempts(record, queue.policy)
+    lines.append(b"Requeue-Id: %b\r\n" % message_id)
+    lines.append(attempt_lines(attempt, limit, queue.name) + rfc3339(record.enqueued_ns) + b"\r\n")
     if record.deadline_ns:
-        lines += b"Requeue-Deadline: %b\r\n" % rfc3339(record.deadline_ns)
-    if record.extras_len:
-        last_error = record.extras.last_error
-        if last_error:
-            lines += b"Requeue-Last-Error: %b\r\n" % last_error.encode()
-    if not has_client_id:
-        lines += b"Nats-Msg-Id: %b\r\n" % message_id
-    if record.headers_len:
-        lines = travelling_lines(record.headers) + lines
-    return lines
-
-
-def encode_replay(
-    record: Record, key: bytes, attempt: int, queue: QueueState, reply: bytes, has_client_id: bool
-) -> tuple[bytes, int]:
-    """The HPUB operation of a replay with its reply subject, and the bytes of it that count for `max_payload`."""
-    headers = b"NATS/1.0\r\n%b\r\n" % replay_lines(record, key, attempt, queue, has_client_id)
-    payload = record.payload
-    size = len(headers) + len(payload)
-    line = b"HPUB %b %b %d %d\r\n%b%b\r\n" % (record.subject, reply, len(headers), size, headers, payload)
-    return line, size
-
-
-def dead_letter_block(record: Record, key: bytes, queue: QueueState) -> bytes:
-    """The header block of a dead letter published to `dead_letter_subject`: a replay's, plus reason and time of death."""
+        lines.append(b"Requeue-Deadline: %b\r\n" % rfc3339(record.deadline_ns))
     extras = record.extras
-    lines = replay_lines(record, key, record.attempts, queue, record.client_id is not None)
-    reason = f"{DEAD_REASON}: {extras.reason}\r\n{DIED_AT}: ".encode()
-    return b"NATS/1.0\r\n%b%b%b\r\n\r\n" % (lines, reason, rfc3339(extras.died_ns or 0))
-
-
+    if extras.last_error:
+        lines.append(b"Requeue-Last-Error: %b\r\n" % extras.last_error.encode())
+    if record.client_id is None:
+        lines.append(b"Nats-Msg-Id: %b\r\n" % message_id)
+    if dead:
+        lines.append(f"{DEAD_REASON}: {extras.reason}\r\n{DIED_AT}: ".encode())
+        lines.append(rfc3339(extras.died_ns or 0) + b"\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)

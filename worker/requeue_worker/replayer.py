@@ -10,6 +10,7 @@ One wildcard inbox for all; the last token of a reply subject names the delivery
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -20,13 +21,16 @@ from requeue_worker.broker.parser import Raw
 from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.inflight import Delivery, InFlight
-from requeue_worker.record import Attempt, DeadReason, Record, decode
-from requeue_worker.replay import encode_replay
+from requeue_worker.record import HEAD, Attempt, DeadReason, Record, decode
+from requeue_worker.replay import block_for, block_for_bare
 from requeue_worker.retry import Bury, Decision, Drop, Hold, Retry, Settle, decide, expire
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.queues import Lane, QueueState
 
 log = logging.getLogger(__name__)
+
+HEAD_SIZE = HEAD.size
+unpack_head = HEAD.unpack_from
 
 REKEY_AFTER_NS = 60 * 10**9  #: in flight for longer: the message moves to its ack deadline
 WORK_LIMIT_NS = 12 * 3600 * 10**9  #: +WPI extends a dispatch up to this in all
@@ -55,38 +59,88 @@ class Replayer:
         self._grace_ns = reconnect_grace_ns
         self._connected_at_ns = 0
         self._jitter = random.random
+        self._idle: asyncio.Event | None = None
         self.in_flight = InFlight()
         self.inbox = b""
 
     # -- out -------------------------------------------------------------------------------------------------
 
-    def send(self, lane: Lane, key: bytes, value: bytes, now_ns: int) -> bytes | None:
-        """The protocol bytes of this message's replay, now in flight; None when its deadline or size forbids it."""
-        record = decode(value)
-        if record.deadline_ns and record.deadline_ns <= now_ns:
-            self._bury_or_drop(lane, key, record, expire(lane.queue.policy), None)
-            return None
-        queue = lane.queue
-        policy = queue.policy
-        wait_ns = policy.ack_timeout_ns
-        if record.extras_len:
-            own_ns = record.extras.ack_timeout_ns
-            wait_ns = wait_ns if own_ns is None else own_ns
-        client_id = record.client_id
-        attempt = record.attempts + 1
-        delivery = Delivery(lane, key, value, record.size, client_id, attempt, now_ns, self._connection())
-        token = self.in_flight.add(delivery, wait_ns, time.monotonic_ns(), REKEY_AFTER_NS)
-        line, size = encode_replay(record, key, attempt, queue, self.inbox + token, client_id is not None)
+    def send(self, lane: Lane, items: list[tuple[bytes, bytes]], now_ns: int, out: list[bytes]) -> int:
+        """Put these messages in flight and append their protocol bytes to `out`. Returns the bytes appended.
+
+        One whose deadline or size forbids a replay is buried or dropped instead.
+        """
+        connection, max_payload, queue = self._connection(), self._max_payload(), lane.queue
+        unsettled, name, limit_unset = lane.unsettled, queue.name, queue.policy.retries
+        sent: list[Delivery] = []
+        subjects: list[bytes] = []
+        bodies: list[bytes] = []
+        for key, value in items:
+            (
+                _version, _flags, _backoff, attempts, subject_len, extras_len, headers_len, subject_at, payload_at,
+                payload_len, limit, _delay_ns, enqueued_ns, deadline_ns,
+            ) = unpack_head(value)  # fmt: skip
+            if deadline_ns and deadline_ns <= now_ns:
+                self.expire_waiting(lane, key, value)
+                continue
+            if extras_len or headers_len:
+                self._send_one(lane, key, decode(value), out)
+                continue
+            block = block_for_bare(key, attempts + 1, limit or limit_unset, name, enqueued_ns, deadline_ns)
+            size = len(block) + payload_len
+            if size > max_payload:
+                self._too_large(lane, key, decode(value), size)
+                continue
+            delivery = Delivery(lane, key, value, len(value) - HEAD_SIZE, None, connection)
+            unsettled[key] = delivery
+            sent.append(delivery)
+            subject_at += HEAD_SIZE
+            payload_at += HEAD_SIZE
+            subjects.append(value[subject_at : subject_at + subject_len])
+            bodies.append(
+                b"%d %d\r\n%b%b\r\n" % (len(block), size, block, value[payload_at : payload_at + payload_len])
+            )
+        if sent:
+            self._launch(sent, queue.policy.ack_timeout_ns)
+            inbox = self.inbox
+            out += [
+                b"HPUB %b %b%b %b" % (subject, inbox, delivery.token, body)
+                for subject, delivery, body in zip(subjects, sent, bodies, strict=True)
+            ]
+        return sum(map(len, bodies))
+
+    def _send_one(self, lane: Lane, key: bytes, record: Record, out: list[bytes]) -> None:
+        """`send` for a message with headers, policy of its own, or a history."""
+        block = block_for(record, key, record.attempts + 1, lane.queue)
+        payload = record.payload
+        size = len(block) + len(payload)
         if size > self._max_payload():
-            self.in_flight.pop(token)
-            error = f"{size} bytes with the headers of a replay; the server's max_payload is {self._max_payload()}"
-            self._bury_or_drop(lane, key, record, Bury(DeadReason.TOO_LARGE, error), None)
-            return None
-        delivery.work_until_ns = delivery.ack_deadline_ns - wait_ns + WORK_LIMIT_NS
+            self._too_large(lane, key, record, size)
+            return
+        delivery = Delivery(lane, key, record.value, record.size, record.client_id, self._connection())
         lane.unsettled[key] = delivery
-        queue.in_flight += 1
-        queue.counts.replays += 1
-        return line
+        self._launch([delivery], self._wait_ns(delivery))
+        out.append(
+            b"HPUB %b %b%b %d %d\r\n%b%b\r\n"
+            % (record.subject, self.inbox, delivery.token, len(block), size, block, payload)
+        )
+
+    def _launch(self, deliveries: list[Delivery], wait_ns: int) -> None:
+        """Deliveries of one lane and one ack timeout are in flight from now on."""
+        queue = deliveries[0].lane.queue
+        self.in_flight.add(deliveries, wait_ns, REKEY_AFTER_NS, time.monotonic_ns())
+        queue.in_flight += len(deliveries)
+        queue.counts.replays += len(deliveries)
+
+    def _wait_ns(self, delivery: Delivery) -> int:
+        own_ns = decode(delivery.value).extras.ack_timeout_ns
+        return delivery.lane.queue.policy.ack_timeout_ns if own_ns is None else own_ns
+
+    def _too_large(self, lane: Lane, key: bytes, record: Record, size: int) -> None:
+        error = (
+            f"{size} bytes with the headers of a replay; the server's max_payload is {self._max_payload()}"
+        )
+        self._bury_or_drop(lane, key, record, Bury(DeadReason.TOO_LARGE, error), None)
 
     def expire_waiting(self, lane: Lane, key: bytes, value: bytes) -> None:
         """Edge g, for a message that waits for a slot or token: its deadline has passed."""
@@ -97,33 +151,38 @@ class Replayer:
     def on_replies(self, batch: list[Raw]) -> None:
         """Take one socket read's replies."""
         settled: list[Delivery] = []
-        touched: set[QueueState] = set()
+        ended: list[Delivery] = []
         prefix = len(self.inbox)
         pop = self.in_flight.pop
         for subject, _reply, headers, payload in batch:
-            if payload or headers is not None:
-                delivery = self.in_flight.get(subject[prefix:])
-                if delivery is None or not self._on_verb(delivery, headers, payload, settled):
-                    continue
-            else:
+            if not payload and headers is None:
                 delivery = pop(subject[prefix:])
-                if delivery is None:
-                    continue  # a second reply, or one that came after its timeout
-                settled.append(delivery)
-            queue = delivery.lane.queue
-            queue.in_flight -= 1
-            touched.add(queue)
+                if delivery is not None:  # else: a second reply, or one that came after its timeout
+                    settled.append(delivery)
+                continue
+            delivery = self.in_flight.get(subject[prefix:])
+            if delivery is not None and self._on_verb(delivery, headers, payload, settled):
+                ended.append(delivery)
         if settled:
-            for delivery in settled:
-                delivery.lane.queue.counts.settled += 1
             self._committer.settle(settled)
-        if touched:
-            self._freed(touched)
+        queues: dict[QueueState, int] = {}
+        for delivery in settled:
+            queue = delivery.lane.queue
+            queues[queue] = queues.get(queue, 0) + 1
+        for queue, number in queues.items():
+            queue.counts.settled += number
+            queue.in_flight -= number
+        for delivery in ended:
+            queue = delivery.lane.queue
+            queues[queue] = 0
+            queue.in_flight -= 1
+        if queues:
+            self._left(queues)
 
     def _on_verb(
         self, delivery: Delivery, headers: bytes | None, payload: bytes, settled: list[Delivery]
     ) -> bool:
-        """Handle a reply that says something; False when the delivery stays in flight."""
+        """Handle a reply that says something; True when the dispatch ended unsettled."""
         policy = delivery.lane.queue.policy
         reply = read_replay_reply(headers, payload, policy.ack_mode == "any")
         if reply.verb is Verb.WPI:
@@ -132,7 +191,7 @@ class Replayer:
         self.in_flight.pop(delivery.token)
         if reply.verb is Verb.SETTLED:
             settled.append(delivery)
-            return True
+            return False
         counts = True
         if reply.verb is Verb.NO_RESPONDERS:
             since_ns = time.monotonic_ns() - self._connected_at_ns
@@ -143,9 +202,9 @@ class Replayer:
     def _still_working(self, delivery: Delivery) -> None:
         """+WPI: the ack timeout starts again, up to WORK_LIMIT_NS in all."""
         now_ns = time.monotonic_ns()
-        record = decode(delivery.value)
-        own_ns = record.extras.ack_timeout_ns
-        wait_ns = delivery.lane.queue.policy.ack_timeout_ns if own_ns is None else own_ns
+        wait_ns = self._wait_ns(delivery)
+        if not delivery.work_until_ns:
+            delivery.work_until_ns = delivery.ack_deadline_ns - wait_ns + WORK_LIMIT_NS
         delivery.ack_deadline_ns = min(now_ns + wait_ns, delivery.work_until_ns)
         # A job already re-keyed would fall due on disk before its new deadline: it is re-keyed again in time, since
         # the wake-up below looks at it after a minute at most.
@@ -176,7 +235,19 @@ class Replayer:
             text = "connection lost while in flight" if lost else "no reply within the ack timeout"
             self._end(delivery, Reply(Verb.FAILED, None, text), counts=not lost)
         if touched:
-            self._freed(touched)
+            self._left(touched)
+
+    async def wait_idle(self) -> None:
+        """Return once nothing is in flight."""
+        while len(self.in_flight):
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def _left(self, queues: Iterable[QueueState]) -> None:
+        """Dispatches of these queues have ended."""
+        self._freed(queues)
+        if self._idle is not None and not len(self.in_flight):
+            self._idle.set()
 
     def _is_in_flight(self, delivery: Delivery) -> bool:
         return self.in_flight.get(delivery.token) is delivery
@@ -187,15 +258,12 @@ class Replayer:
         record = decode(delivery.value)
         lane = delivery.lane
         now_ns = self._clock()
-        decision = decide(
-            reply, record, lane.queue.policy, now_ns=now_ns, jitter=self._jitter, counts=counts
-        )
-        self._apply(lane, delivery.key, record, decision, delivery.attempt, now_ns)
+        decision = decide(reply, record, lane.queue.policy, now_ns=now_ns, jitter=self._jitter, counts=counts)
+        self._apply(lane, delivery.key, record, decision, now_ns)
 
-    def _apply(
-        self, lane: Lane, key: bytes, record: Record, decision: Decision, attempt: int, now_ns: int
-    ) -> None:
+    def _apply(self, lane: Lane, key: bytes, record: Record, decision: Decision, now_ns: int) -> None:
         queue_counts = lane.queue.counts
+        attempt = record.attempts + 1
         match decision:
             case Retry(due_ns, error):
                 queue_counts.retried += 1

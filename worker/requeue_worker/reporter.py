@@ -16,7 +16,9 @@ from requeue_worker.storage.queues import INVALID_QUEUE, NEVER, QueueState
 
 log = logging.getLogger(__name__)
 
-CLOCK_STEP_NS = 50_000_000  #: wall clock against monotonic clock: more than this between two reports is a step
+CLOCK_STEP_NS = (
+    50_000_000  #: wall clock against monotonic clock: more than this between two reports is a step
+)
 
 
 class Reporter:

@@ -123,9 +123,9 @@ def decide(
         if policy.on_exhausted == "drop":
             return Drop(DeadReason.EXHAUSTED, error)
         return Bury(DeadReason.EXHAUSTED, error)
-    wait_ns = reply.delay_ns
-    if wait_ns is None:
-        wait_ns = backoff_ns(record, extras, policy, attempt, jitter)
+    if reply.delay_ns is not None:
+        return Retry(min(now_ns + reply.delay_ns, MAX_TIME_NS), error)
+    wait_ns = backoff_ns(record, extras, policy, attempt, jitter)
     return Retry(min(now_ns + wait_ns, MAX_TIME_NS), error)
 
 

@@ -37,6 +37,7 @@ READ_MOST: Final = 4096
 READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane reads one message at a time
 ROUND_CREDITS: Final = 100  #: of weight for one round: a queue with weight 100 sends up to QUANTUM in a round
 QUANTUM: Final = 128
+SEND_CHUNK: Final = 128  #: handed to the replayer at once; the byte bounds are looked at in between
 FAIR_SLOTS: Final = 8  #: of the total that a queue gets even when others hold all the rest
 _LONGEST_SLEEP_S: Final = 3600.0
 
@@ -196,53 +197,65 @@ class Scheduler:
         Returns messages and bytes sent, and whether the queue has more to send right now.
         """
         sent = size = 0
-        blocked = self._blocked_until(queue, now_ns)
+        allowed, until_ns = self._allowance(queue, now_ns)
         for lane in queue.lanes.values():
-            while lane.ready and blocked is None and sent < quota and size < room:
-                key, value = lane.ready.popleft()
-                self._ready_bytes -= len(value)
-                line = self._replayer.send(lane, key, value, now_ns)
-                if line is None:
-                    continue
-                out.append(line)
-                sent += 1
-                size += len(line)
-                self._counts.lateness_seconds.observe((now_ns - time_of(key)) / 1e9)
-                blocked = self._blocked_until(queue, now_ns, spend=True)
-            if blocked is not None and lane.ready:
+            ready = lane.ready
+            while ready and sent < min(quota, allowed) and size < room:
+                items = [
+                    ready.popleft() for _ in range(min(len(ready), min(quota, allowed) - sent, SEND_CHUNK))
+                ]
+                self._ready_bytes -= sum([len(item[1]) for item in items])
+                self._observe_lateness(items, now_ns)
+                size += self._replayer.send(lane, items, now_ns, out)
+                sent += len(items)
+            if ready and sent >= allowed:
                 self._expire_ready(lane, now_ns)
             if lane.head_due_ns <= now_ns:
                 self._want(lane)
-            if lane.ready and blocked is None:
+            if ready and sent < allowed:
+                self._spend(queue, sent)
                 return sent, size, True
-            if lane.ready or lane.reading or lane in self._wanted:
+            if ready or lane.reading or lane in self._wanted:
                 # Priority is strict: nothing below goes out while this lane has something due.
                 break
-        if blocked is not None:
-            self._wait(queue, blocked, now_ns)
+        self._spend(queue, sent)
+        if sent >= allowed:
+            self._wait(queue, until_ns, now_ns)
         return sent, size, False
 
-    def _blocked_until(self, queue: QueueState, now_ns: int, spend: bool = False) -> int | None:
-        """None when the queue may send; else when to look again (NEVER: something else will say)."""
+    def _observe_lateness(self, items: list[tuple[bytes, bytes]], now_ns: int) -> None:
+        """Count how late these are. They are in due order, so the two ends tell about all."""
+        first, last = now_ns - time_of(items[0][0]), now_ns - time_of(items[-1][0])
+        self._counts.lateness_seconds.observe((first + last) / 2e9, len(items))
+
+    def _allowance(self, queue: QueueState, now_ns: int) -> tuple[int, int]:
+        """How many messages the queue may send now; and when to look again once they are sent.
+
+        NEVER: a freed slot will say; NEVER - 1: a freed slot of any queue will.
+        """
         policy = queue.policy
-        if policy.max_rate is not None:
-            rate = policy.max_rate
-            # The bucket holds a tenth of a second's worth, at least one.
-            earned = (now_ns - queue.tokens_at_ns) * rate / 1e9
-            queue.tokens = min(max(1.0, rate / 10), queue.tokens + max(earned, 0.0)) - (1 if spend else 0)
-            queue.tokens_at_ns = now_ns
-            if queue.tokens < 1:
-                return now_ns + int((1 - queue.tokens) / rate * 1e9) + 1
         if queue.paused_until_ns > now_ns:
-            return queue.paused_until_ns
-        if queue.in_flight >= policy.max_in_flight:
-            return NEVER
+            return 0, queue.paused_until_ns
         in_flight = self._replayer.in_flight
         if queue.in_flight and in_flight.bytes >= self._max_in_flight_bytes:
-            return NEVER - 1
-        if queue.in_flight >= FAIR_SLOTS and len(in_flight) >= self._max_in_flight:
-            return NEVER - 1
-        return None
+            return 0, NEVER - 1
+        slots, until_ns = policy.max_in_flight - queue.in_flight, NEVER
+        free = max(self._max_in_flight - len(in_flight), FAIR_SLOTS - queue.in_flight)
+        if free < slots:
+            slots, until_ns = free, NEVER - 1
+        if policy.max_rate is not None:
+            # The bucket holds a tenth of a second's worth, at least one.
+            earned = max(now_ns - queue.tokens_at_ns, 0) * policy.max_rate / 1e9
+            queue.tokens = min(max(1.0, policy.max_rate / 10), queue.tokens + earned)
+            queue.tokens_at_ns = now_ns
+            if queue.tokens < slots:
+                slots = int(queue.tokens)
+                until_ns = now_ns + int((slots + 1 - queue.tokens) / policy.max_rate * 1e9) + 1
+        return max(slots, 0), until_ns
+
+    def _spend(self, queue: QueueState, sent: int) -> None:
+        if queue.policy.max_rate is not None:
+            queue.tokens -= sent
 
     def _wait(self, queue: QueueState, until_ns: int, now_ns: int) -> None:
         """Arrange for a blocked queue to be looked at again: when unblocked, or when a waiting message expires."""

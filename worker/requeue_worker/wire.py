@@ -17,5 +17,5 @@ def hpub(subject: bytes, headers: bytes, payload: bytes) -> bytes:
 
 
 def empty_pubs(subjects: Iterable[bytes]) -> bytes:
-    """A PUB with an empty payload for each subject: acks."""
-    return b"".join([b"PUB %b 0\r\n\r\n" % subject for subject in subjects])
+    """A PUB with an empty payload for each subject (one at least): acks."""
+    return b"PUB %b 0\r\n\r\n" % b" 0\r\n\r\nPUB ".join(subjects)

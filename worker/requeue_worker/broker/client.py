@@ -14,7 +14,6 @@ from nats import errors
 from nats.aio import client as nats_client
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-
 from requeue_worker.broker.parser import BulkParser, Consumer
 from requeue_worker.errors import ClientLibraryChanged
 
@@ -62,7 +61,7 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
 
     async def _connect_to_server(self, s: Any) -> None:
         if s.uri.scheme not in ("ws", "wss") and not isinstance(self._transport, WideTransport):
-            self._transport = WideTransport()
+            self._transport = WideTransport()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     async def _process_err(self, err_msg: str) -> None:

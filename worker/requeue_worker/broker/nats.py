@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nats import errors as nats_errors
-
 from requeue_worker.broker.client import BulkClient
 from requeue_worker.broker.parser import Consumer
 from requeue_worker.settings import NatsSettings, TlsSettings
@@ -213,5 +211,3 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     if tls.cert_file is not None:
         context.load_cert_chain(str(tls.cert_file), str(tls.key_file) if tls.key_file else None)
     return context
-
-

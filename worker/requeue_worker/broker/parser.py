@@ -18,12 +18,8 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 MAX_CONTROL_LINE: Final = 1 << 20  #: beyond this without an end, it is not NATS that talks
 
 #: subject, sid, reply, size | subject, sid, reply, header size, size
-_MESSAGE = re.compile(
-    rb"MSG (\S+) (\d+) (?:(\S+) )?(\d+)\r\n|HMSG (\S+) (\d+) (?:(\S+) )?(\d+) (\d+)\r\n"
-)
+_MESSAGE = re.compile(rb"MSG (\S+) (\d+) (?:(\S+) )?(\d+)\r\n|HMSG (\S+) (\d+) (?:(\S+) )?(\d+) (\d+)\r\n")
 _MSG_GROUPS = 4
-
-
 
 
 #: subject, reply (empty when absent), headers, payload: a plain tuple, since one is made for each message

@@ -146,9 +146,7 @@ class Committer:
         self._changes, changes = changes[BATCH_MESSAGES:], changes[:BATCH_MESSAGES]
         return new, settled, changes
 
-    def _seal(
-        self, new: list[NewMessage], settled: list[Delivery], changes: list[Change]
-    ) -> Transaction:
+    def _seal(self, new: list[NewMessage], settled: list[Delivery], changes: list[Change]) -> Transaction:
         now_ns = self._clock()
         transaction = Transaction(self._store.batch(), now_ns)
         transaction.insert_new(new, self._ids)

@@ -94,13 +94,10 @@ class Lane:
             if self.arrived is None or key < self.arrived:
                 self.arrived = key
             return False
-        if key < self.cursor:
-            self.cursor = key
+        self.cursor = min(self.cursor, key)
         return self._advance_head(time_of(key))
 
-    def note_read(
-        self, records: list[tuple[bytes, bytes]], next_key: bytes | None, more: bool
-    ) -> None:
+    def note_read(self, records: list[tuple[bytes, bytes]], next_key: bytes | None, more: bool) -> None:
         """A read from the cursor came back: `records` are due, `next_key` is the first that is not.
 
         `more` says that the read stopped at its limit, so what follows is not known.
@@ -156,7 +153,6 @@ class QueueState:
         "paused_until_ns",
         "pending",
         "policy",
-        "replay_headers",
         "rules",
         "tokens",
         "tokens_at_ns",
@@ -165,9 +161,7 @@ class QueueState:
         "wake_ns",
     )
 
-    def __init__(
-        self, name: str, policy: QueuePolicy, rules: SubjectRules, counts: QueueCounts
-    ) -> None:
+    def __init__(self, name: str, policy: QueuePolicy, rules: SubjectRules, counts: QueueCounts) -> None:
         self.name = name
         self.policy = policy
         self.rules = rules
@@ -184,7 +178,6 @@ class QueueState:
         self.tokens_at_ns = 0
         #: when the scheduler's timer for this queue stands (NEVER: none)
         self.wake_ns = NEVER
-        self.replay_headers = b"Requeue-Queue: " + name.encode() + b"\r\n"
 
     def lane(self, priority: int = DEFAULT_PRIORITY) -> Lane:
         """The lane of this priority, made when it is new; `lanes` stays in priority order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from requeue_worker.errors import CommitError, DataDirLocked, DataDirUnreadable
 from rocksdict import (
     BlockBasedOptions,
     Cache,
@@ -21,8 +22,6 @@ from rocksdict import (
     WriteBatch,
     WriteOptions,
 )
-
-from requeue_worker.errors import CommitError, DataDirLocked, DataDirUnreadable
 
 MESSAGES, DEAD, META, IDS = "messages", "dead", "meta", "ids"
 FAMILIES = (MESSAGES, DEAD, META, IDS)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -28,7 +30,8 @@ from requeue_worker.storage.queues import Lane
 from requeue_worker.storage.rocksdb import DEAD, IDS, MESSAGES, META, Batch, Engine
 
 STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
-READ_BYTES = 4 << 20  #: a read of one lane stops after this much
+READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
+FIRST_CHUNK = 16
 
 T = TypeVar("T")
 
@@ -102,18 +105,23 @@ class Store:
         return await self._read(lambda: [self._read_lane(request) for request in requests])
 
     def _read_lane(self, request: ReadRequest) -> ReadResult:
+        """In chunks, each larger than the one before: few records for a trickle, little Python for a flood."""
         lane, cursor, until_ns, limit = request
         beyond = lane.prefix + TIME.pack(until_ns + 1)
+        items = self._engine.items(MESSAGES, cursor, lane.end)
         records: list[tuple[bytes, bytes]] = []
-        held = 0
-        for item in self._engine.items(MESSAGES, cursor, lane.end):
-            if item[0] >= beyond:
-                return ReadResult(lane, records, item[0], False)
-            records.append(item)
-            held += len(item[1])
-            if len(records) >= limit or held >= READ_BYTES:
-                return ReadResult(lane, records, None, True)
-        return ReadResult(lane, records, None, False)
+        held, chunk = 0, FIRST_CHUNK
+        while len(records) < limit and held < READ_BYTES:
+            page = list(islice(items, min(chunk, limit - len(records))))
+            if not page:
+                return ReadResult(lane, records, None, False)
+            if page[-1][0] >= beyond:
+                due = bisect_left(page, beyond, key=itemgetter(0))
+                return ReadResult(lane, records + page[:due], page[due][0], False)
+            records += page
+            held += sum([len(item[1]) for item in page])
+            chunk = max(1, min(4 * len(records), (READ_BYTES - held) * len(records) // held))
+        return ReadResult(lane, records, None, True)
 
     async def keys_of_ids(self, client_ids: Sequence[bytes]) -> list[list[bytes]]:
         """For each client id the keys of the pending messages that carry it."""
@@ -130,9 +138,7 @@ class Store:
     async def dead_before(self, queue: str, before_ns: int, limit: int) -> list[tuple[bytes, bytes]]:
         """A queue's oldest dead letters that died before this time."""
         prefix = queue_prefix(queue)
-        return await self._read(
-            partial(self._slice, DEAD, prefix, prefix + TIME.pack(before_ns), limit)
-        )
+        return await self._read(partial(self._slice, DEAD, prefix, prefix + TIME.pack(before_ns), limit))
 
     async def marks(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Entries of the `meta` family with this prefix."""

@@ -16,7 +16,9 @@ from requeue_worker.storage.keys import TIME_ID, dead_key, id_of, ids_prefix, me
 from requeue_worker.storage.queues import Lane, QueueState
 from requeue_worker.storage.rocksdb import Batch
 
-CHECKPOINT_INTERVAL_NS = 100_000_000  #: a checkpoint moves forward this often at most: it costs a walk over what is in flight
+CHECKPOINT_INTERVAL_NS = (
+    100_000_000  #: a checkpoint moves forward this often at most: it costs a walk over what is in flight
+)
 
 
 class NewMessage(NamedTuple):
@@ -81,7 +83,8 @@ class Transaction:
             queue.bytes += size
             queue.waiting -= 1
             queue.waiting_bytes -= size
-            self._note_insert(lane, key)
+            if lane.inserting is None or key < lane.inserting:
+                self._note_insert(lane, key)
         ids.sequence = sequence
 
     def remove_settled(self, deliveries: list[Delivery]) -> None:
@@ -99,7 +102,9 @@ class Transaction:
 
     # -- one record at a time --------------------------------------------------------------------------------
 
-    def rewrite(self, lane: Lane, old_key: bytes, new_key: bytes, value: bytes, client_id: bytes | None) -> None:
+    def rewrite(
+        self, lane: Lane, old_key: bytes, new_key: bytes, value: bytes, client_id: bytes | None
+    ) -> None:
         """Move a pending message to another time (retry, hold, reschedule) or give it another value."""
         if new_key != old_key:
             self.batch.delete(old_key)
@@ -167,13 +172,17 @@ class Transaction:
         Returns the lanes whose next due time became earlier.
         """
         for delivery in self._settled:
-            delivery.lane.release(delivery.key)
+            lane = delivery.lane
+            if lane.reading:
+                lane.released.append(delivery.key)
+            else:
+                lane.unsettled.pop(delivery.key, None)
         for lane, key in self._released:
             lane.release(key)
         earlier = []
         for lane in self._inserted:
-            key, lane.inserting = lane.inserting, None
-            if key is not None and lane.note_durable_insert(key):
+            lowest, lane.inserting = lane.inserting, None
+            if lowest is not None and lane.note_durable_insert(lowest):
                 earlier.append(lane)
         return earlier
 
@@ -187,4 +196,3 @@ class Transaction:
     def _release(self, lane: Lane, key: bytes) -> None:
         self._released.append((lane, key))
         self._touched.add(lane.queue)
-

@@ -6,6 +6,7 @@ stands twice in one mapping is a mistake (YAML would let the last one win, unsee
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class ConfigFile:
     """The content of a file: `values` as written, `lines` by path (1-based)."""
 
     path: Path
+    digest: bytes = b""
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=dict)
 
@@ -41,7 +43,8 @@ def read_config_file(path: Path, content: bytes | None = None) -> ConfigFile:
     Raises ConfigError when it cannot be read, is no YAML, or is no mapping.
     """
     try:
-        text = (path.read_bytes() if content is None else content).decode()
+        content = path.read_bytes() if content is None else content
+        text = content.decode()
     except OSError as error:
         raise ConfigError([f"{path}: cannot read the configuration file: {error.strerror}"]) from None
     except UnicodeDecodeError:
@@ -64,7 +67,12 @@ def read_config_file(path: Path, content: bytes | None = None) -> ConfigFile:
         raise ConfigError([f"{path}: is a {type(values).__name__}; write settings, one `key: value` a line"])
     if mistakes:
         raise ConfigError(mistakes)
-    return ConfigFile(path, values, lines)
+    return ConfigFile(path, digest_of(content), values, lines)
+
+
+def digest_of(content: bytes) -> bytes:
+    """What tells one content of a file from another."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class _Loader(yaml.SafeLoader):

@@ -56,6 +56,8 @@ class Origin:
     """Where settings were loaded from, so that a change can be loaded in the same way."""
 
     config_file: Path | None
+    digest: bytes
+    """Of the file's content, to know another one."""
     flags: Mapping[str, object] = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
 
@@ -215,8 +217,10 @@ def load(
     """
     environ = dict(os.environ if environ is None else environ)
     layers = [layer_flags(flags, Settings), layer_environment(environ, Settings)]
+    file = None
     if config_file is not None:
-        layers.append(layer_file(read_config_file(config_file, content), Settings))
+        file = read_config_file(config_file, content)
+        layers.append(layer_file(file, Settings))
     check(layers)
     keep_one_login(layers)
     values, where = merged(layers)
@@ -228,7 +232,8 @@ def load(
         wrong = [f"{where(path)}: {text}" for path, text in mistakes_in(settings.nats)]
         if wrong:
             raise ConfigError(wrong)
-    settings._origin = Origin(config_file, dict(flags), environ)
+    digest = file.digest if file is not None else b""
+    settings._origin = Origin(config_file, digest, dict(flags), environ)
     return Loaded(settings, tuple(warning for layer in layers for warning in layer.warnings))
 
 

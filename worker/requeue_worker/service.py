@@ -1,0 +1,88 @@
+"""The worker as a process: signals, HTTP endpoints, and the configuration file, around one `Worker`.
+
+    start: worker → HTTP → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
+
+A first signal stops gracefully, within `shutdown_grace`: HTTP goes on answering (not ready) until the worker has
+stopped. A second signal ends the process at once; nothing acknowledged is lost by that, the store is crash-safe.
+An embedding program uses `Worker` itself and does without this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
+
+from requeue_worker.app import Hooks, Worker
+from requeue_worker.http import HttpServer
+from requeue_worker.settings import Settings
+from requeue_worker.watcher import watch_settings
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """Run a worker until a signal stops it. `ready` is called once, when its subscription is live.
+
+    Raises DataDirError when the data cannot be opened, HttpListenError when the address cannot be listened on,
+    and whatever else ended the worker.
+    """
+    stop = _stop_signal()
+    worker = Worker(settings, Hooks(ready=ready))
+    async with AsyncExitStack() as stack:
+        # Left in reverse: the watch ends first, then the worker stops, and HTTP answers until it has.
+        http = await _http(settings, worker, stack)
+        await stack.enter_async_context(worker)
+        if http is not None:
+            await http.start()
+            log.info("HTTP is listening", extra={"address": http.address})
+        watch = asyncio.create_task(_follow_configuration(settings, worker), name="configuration")
+        stack.callback(watch.cancel)
+        ends = {asyncio.create_task(worker.closed()), asyncio.create_task(stop.wait())}
+        for end in ends:
+            stack.callback(end.cancel)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await worker.closed()
+
+
+def _stop_signal() -> asyncio.Event:
+    """An event that the first signal sets; the second one ends the process."""
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("ended at once by a second signal", extra={"signal": number.name})
+            os._exit(128 + number)
+        log.info("stopping: a signal asks for it", extra={"signal": number.name})
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+async def _http(settings: Settings, worker: Worker, stack: AsyncExitStack) -> HttpServer | None:
+    if settings.http is None:
+        return None
+    from requeue_worker.metrics import Metrics  # noqa: PLC0415 - prometheus-client only when HTTP is on
+
+    metrics = Metrics(worker.counts, lambda: worker.reporter.snapshot(), lambda: worker.nats_connected)
+    http = HttpServer(settings.http, live=worker.live, ready=worker.ready, registry=metrics.registry)
+    stack.push_async_callback(http.close)
+    return http
+
+
+async def _follow_configuration(settings: Settings, worker: Worker) -> None:
+    try:
+        async with aclosing(watch_settings(settings)) as changes:
+            async for changed in changes:
+                worker.use(changed)
+    except Exception:
+        # A worker without reload is better than none: messages go on.
+        log.exception("the configuration is no longer watched; a change needs a restart")

@@ -102,7 +102,8 @@ class Admin:
     async def _submit(
         self, keys: list[bytes], values: list[bytes | None], make: MakeChange
     ) -> tuple[int, int]:
-        done = in_flight = 0
+        changes: list[Change] = []
+        in_flight = 0
         for key, value in zip(keys, values, strict=True):
             queue, priority, _, _ = parse_message_key(key)
             lane = self._registry.get(queue).lane(priority)
@@ -111,11 +112,9 @@ class Admin:
             if lane.unsettled.get(key) is not None or not self._withdraw(lane, key, value):
                 in_flight += 1
                 continue
-            self._committer.submit(make(lane, key, decode(value)))
-            done += 1
-        if done:
-            await self._committer.flush()
-        return done, in_flight
+            changes.append(make(lane, key, decode(value)))
+        await asyncio.gather(*[self._committer.commit(change) for change in changes])
+        return len(changes), in_flight
 
 
 def _read_request(payload: bytes) -> dict[str, Any]:

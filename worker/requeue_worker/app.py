@@ -222,13 +222,13 @@ class Worker:
         await self._broker.stop_intake()
         self._ingest.drain()
         await self._dedupe.idle()
-        await self._committer.flush()
+        await self._committer.idle()
         if self._broker.connected:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._replayer.wait_idle(), self.settings.shutdown_grace_ns / 1e9)
-        await self._committer.flush()
+        await self._committer.idle()
         self._committer.checkpoint(queue for queue in self._registry if queue.lanes)
-        await self._committer.flush()
+        await self._committer.idle()
 
     async def closed(self) -> None:
         """Return when the worker has ended; raises what ended it, if it was not `stop`."""

@@ -101,10 +101,12 @@ class DeadLetters:
         value = head + raw_extras + block + payload
         queue = self._registry.get(INVALID_QUEUE)
         queue.counts.dead[str(DeadReason.INVALID)] += 1
+        self._committer.waiting_bytes += len(value)
         self._committer.submit(_KeepInvalid(self, queue, value, len(block) + len(payload), answer))
 
     def add_invalid(self, transaction: Transaction, queue: QueueState, value: bytes, size: int) -> None:
         """Write a refused message, and let the oldest go."""
+        self._committer.waiting_bytes -= len(value)
         key = transaction.add_dead(queue, self._committer.mint_id(), value, size)
         self._invalid.append((key, size))
         while len(self._invalid) > self._invalid_kept:
@@ -180,10 +182,8 @@ class DeadLetters:
         while self._retention_due_ns.get(queue.name, 0) <= self._clock():
             expired = await self._store.dead_before(queue.name, max(self._clock() - retention_ns, 0), _PAGE)
             if expired:
-                self._committer.submit(
-                    _RemoveDead(queue, [(key, decode(value).size) for key, value in expired])
-                )
-                await self._committer.flush()
+                letters = [(key, decode(value).size) for key, value in expired]
+                await self._committer.commit(_RemoveDead(queue, letters))
             if len(expired) < _PAGE:
                 oldest = await self._store.dead_before(queue.name, NEVER, 1)
                 due_ns = time_of(oldest[0][0]) + retention_ns if oldest else self._clock() + retention_ns

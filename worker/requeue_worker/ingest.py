@@ -98,7 +98,7 @@ class Ingest:
                 if size > limit:
                     raise _too_large(size, limit)
                 if accepted_bytes + size > room:
-                    raise Busy("the worker's intake buffer is full: send again in a moment")
+                    raise _BUFFER_FULL
                 if headers is None:
                     message = self._from_envelope(reply, payload, b"", NO_POLICY)
                 else:
@@ -254,8 +254,11 @@ class Ingest:
 
     def _refuse(self, raw: Raw, error: RefusedError) -> None:
         _, reply, headers, payload = raw
-        self._counts.refused[error.code] += 1
         had_headers = headers is not None
+        if error.permanent and self._committer.waiting_bytes + len(payload) > self._buffer_bytes:
+            # No room to keep it now, and an answer would pass for an ack with old clients: let it come again.
+            error = _BUFFER_FULL
+        self._counts.refused[error.code] += 1
         if error.permanent:
             log.info(
                 "message refused", extra={"code": error.code, "error": str(error), "bytes": len(payload)}
@@ -275,6 +278,7 @@ class Ingest:
         self.closed = Draining("this worker is shutting down: send again, to another worker")
 
 
+_BUFFER_FULL = Busy("the worker's intake buffer is full: send again in a moment")
 _FIXED = 2
 _new = tuple.__new__
 _FAR_NS = 10**18  # about 31 years: only beyond it is the sum with now worth checking

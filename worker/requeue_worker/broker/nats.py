@@ -134,6 +134,7 @@ class Broker:
 
     async def _disconnected(self) -> None:
         self._client.forget_unsent()
+        self.connection += 1  # what is in flight now went out on a connection that is no more
         if not self._closing:
             log.warning("disconnected from NATS")
             self._listener.disconnected()

@@ -15,6 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from requeue_worker.counts import Counts
@@ -68,6 +69,7 @@ class Committer:
         self._changes: list[Change] = []
         self._checkpointed_ns = 0
         self._touch: set[QueueState] = set()
+        self._awaited: set[_Awaited] = set()
         self._writing: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,8 +98,20 @@ class Committer:
         self._changes.append(change)
         self._kick()
 
-    async def flush(self) -> None:
-        """Return when everything taken so far is durable. Raises CommitError when the committer has failed."""
+    async def commit(self, change: Change) -> None:
+        """Take a change and return when it is durable. Raises CommitError when it never will be."""
+        awaited = _Awaited(change, asyncio.get_running_loop().create_future())
+        self._awaited.add(awaited)
+        try:
+            if self.failed is not None:
+                raise self.failed
+            self.submit(awaited)
+            await awaited.future
+        finally:
+            self._awaited.discard(awaited)
+
+    async def idle(self) -> None:
+        """Return when nothing waits any more. Raises CommitError when the committer has failed."""
         await self._idle.wait()
         if self.failed is not None:
             raise self.failed
@@ -176,4 +190,23 @@ class Committer:
         self.failed = error
         self._writing = None
         self._idle.set()
+        for awaited in self._awaited:
+            if not awaited.future.done():
+                awaited.future.set_exception(error)
         self._on_failed(error, new + self._new)
+
+
+@dataclass(slots=True, eq=False)
+class _Awaited:
+    """A change that somebody waits for."""
+
+    change: Change
+    future: asyncio.Future[None]
+
+    def apply(self, transaction: Transaction) -> None:
+        self.change.apply(transaction)
+
+    def durable(self) -> None:
+        self.change.durable()
+        if not self.future.done():
+            self.future.set_result(None)

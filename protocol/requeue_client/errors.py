@@ -13,8 +13,6 @@ Callers decide by type: a PermanentRefusal will be refused again, after a Transi
 after a PublishTimeout publish again with the same `msg_id`, so that a copy that did arrive is not doubled.
 """
 
-# ruff: noqa: N818 - refusals are named as the wire's error tree names them
-
 from requeue_protocol.errors import (
     Busy,
     CommitFailed,

@@ -1,0 +1,183 @@
+"""`requeue bench`: the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from rich.console import Console
+
+from requeue_client.bench.figures import Result
+from requeue_client.bench.ingest import measure_ingest
+from requeue_client.bench.lateness import measure_lateness
+from requeue_client.bench.messages import MIN_SIZE, Load
+from requeue_client.bench.peer import SYSTEMS, measure_peer_ingest, measure_peer_replay
+from requeue_client.bench.replay import measure_replay
+from requeue_client.bench.report import as_json, print_tables
+from requeue_client.bench.startup import measure_startup
+from requeue_client.bench.target import Lab, costless_fsync
+from requeue_client.bench.wire import WireError
+from requeue_client.local import LocalProcessError
+
+SCENARIOS = ("ingest", "replay", "lateness", "startup")
+_FAILED = 3
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be measured."""
+
+    scenarios: tuple[str, ...]
+    load: Load
+    rate_per_s: float
+    backlog: int
+    peers: tuple[str, ...]
+
+
+@click.command(
+    epilog="""\b
+Exit codes:
+  0  measured
+  2  usage
+  3  a part is missing, did not start, or refused messages
+"""
+)
+@click.argument("scenario", type=click.Choice([*SCENARIOS, "all"]), default="all")
+@click.option("--n", type=click.IntRange(1), default=100_000, show_default=True, help="Messages.")
+@click.option("--size", type=click.IntRange(MIN_SIZE), default=256, show_default=True, help="Payload bytes.")
+@click.option(
+    "--window", type=click.IntRange(1), default=1024, show_default=True, help="Unacked messages allowed."
+)
+@click.option("--queues", type=click.IntRange(1), default=1, show_default=True, help="Queues to spread over.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(1),
+    default=2000,
+    show_default=True,
+    help="Messages due per second (lateness).",
+)
+@click.option(
+    "--backlog",
+    type=click.IntRange(0),
+    default=100_000,
+    show_default=True,
+    help="Messages that wait meanwhile (lateness, startup).",
+)
+@click.option("--peer", type=click.Choice(SYSTEMS), multiple=True, help="Measure this beside it; repeatable.")
+@click.option(
+    "--server", help="Measure what runs on this server; without it, an own server and worker are started."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the own parts keep their data meanwhile: choose the disk to measure.",
+)
+@click.option(
+    "--worker-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Configuration file of the own worker.",
+)
+@click.option("--json", "json_output", is_flag=True, help="JSON on standard output.")
+def bench(
+    scenario: str,
+    n: int,
+    size: int,
+    window: int,
+    queues: int,
+    rate: float,
+    backlog: int,
+    peer: tuple[str, ...],
+    server: str | None,
+    data_dir: Path | None,
+    worker_config: Path | None,
+    json_output: bool,
+) -> None:
+    """Measure a worker: durable ingest, replay, lateness, start-up on a backlog.
+
+    Load generator, nats-server and worker share this machine. An ack counts when the message is fsynced. With
+    --server, the load goes to the workers that listen there on requeue.>, and is settled again before the
+    end.
+    """
+    if server is not None and (scenario == "startup" or "jetstream-sync" in peer):
+        raise click.UsageError("startup and jetstream-sync start their own server: leave --server out")
+    scenarios = tuple(
+        name
+        for name in SCENARIOS
+        if scenario in (name, "all") and not (server is not None and name == "startup")
+    )
+    plan = _Plan(scenarios, Load(n, size, window, queues), rate, backlog, tuple(dict.fromkeys(peer)))
+    lab = Lab(server_url=server, directory=data_dir, worker_config=worker_config, jetstream=bool(peer))
+    try:
+        results, notes = _run(_measure(lab, plan))
+    except (LocalProcessError, WireError) as error:
+        click.echo(f"requeue bench: {error}", err=True)
+        sys.exit(_FAILED)
+    if json_output:
+        click.echo(as_json(results, notes))
+    else:
+        print_tables(results, notes)
+
+
+def _run(main: Awaitable[_T]) -> _T:
+    """Run on uvloop where the worker extra brought it: the load costs less on it."""
+
+    async def run() -> _T:
+        return await main
+
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+async def _measure(lab: Lab, plan: _Plan) -> tuple[list[Result], list[str]]:
+    results = []
+    async with lab:
+        notes = _notes(lab)
+        with Console(stderr=True).status("starting") as status:
+            for scenario, system in _steps(plan):
+                status.update(f"measuring {scenario} of {system} ...")
+                results.append(await _step(lab, plan, scenario, system))
+    return results, notes
+
+
+def _notes(lab: Lab) -> list[str]:
+    if lab.own and costless_fsync(lab.root):
+        return [
+            f"{lab.root.parent} is in memory and an fsync costs nothing there: choose a disk with --data-dir"
+        ]
+    return []
+
+
+def _steps(plan: _Plan) -> list[tuple[str, str]]:
+    """Scenario and system of each measurement, in order: peers right after what they are compared with."""
+    return [
+        (scenario, system)
+        for scenario in plan.scenarios
+        for system in ("requeue", *(plan.peers if scenario in ("ingest", "replay") else ()))
+    ]
+
+
+async def _step(lab: Lab, plan: _Plan, scenario: str, system: str) -> Result:
+    load = plan.load
+    match scenario, system:
+        case "ingest", "requeue":
+            return await measure_ingest(lab, load)
+        case "ingest", peer:
+            return await measure_peer_ingest(lab, load, peer)
+        case "replay", "requeue":
+            return await measure_replay(lab, load)
+        case "replay", peer:
+            return await measure_peer_replay(lab, load, peer)
+        case "lateness", _:
+            return await measure_lateness(lab, load, rate_per_s=plan.rate_per_s, backlog=plan.backlog)
+        case _:
+            return await measure_startup(lab, load, backlog=plan.backlog)

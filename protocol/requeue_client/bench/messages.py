@@ -1,0 +1,128 @@
+"""Protocol lines of the load, prebuilt: one format operation per message.
+
+Every payload starts with its number and the instant at which it is due (two big-endian uint64, ns), so that a
+delivery tells which message it is and how late.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from requeue_protocol import headers as h
+from requeue_protocol.durations import ns_to_rfc3339
+from requeue_protocol.envelope import Backoff, build_envelope
+
+STAMP = struct.Struct(">QQ")
+MIN_SIZE = STAMP.size
+ORIGINAL_SUBJECT = "requeue-bench.deliver"
+INTAKE_SUBJECT = "requeue.bench"
+_RETRIES = 5
+_DAY_NS = 86_400 * 10**9
+_MARK = 0x1122334455667788
+
+Compose = Callable[[int, int], bytes]
+"""Protocol bytes of the messages `[first, last)`, one batch."""
+
+DueAt = Callable[[int], int]
+"""The instant at which a message is due, in ns since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is published: `n` messages of `size` payload bytes over `queues` queues."""
+
+    n: int
+    size: int = 256
+    window: int = 1024
+    queues: int = 1
+
+    def queue(self, number: int) -> str:
+        """Name of a queue; messages are dealt to the queues in turn."""
+        return f"bench-{number}" if self.queues > 1 else "default"
+
+
+def _escape(raw: bytes) -> bytes:
+    return raw.replace(b"%", b"%%")
+
+
+def _envelope_format(inbox: str, load: Load, queue: str) -> bytes:
+    """A PUB of an envelope with holes for number, delay (8 bytes) and stamp (16 bytes)."""
+    envelope = build_envelope(
+        subject=ORIGINAL_SUBJECT,
+        payload=STAMP.pack(_MARK, _MARK) + bytes(load.size - STAMP.size),
+        retries=_RETRIES,
+        ttl_ns=_DAY_NS,
+        delay_ns=_MARK,
+        backoff=Backoff.FIXED,
+        queue=queue,
+    )
+    delay, stamp = struct.pack("<Q", _MARK), STAMP.pack(_MARK, _MARK)
+    before, rest = envelope.split(delay, 1)
+    between, after = rest.split(stamp, 1)
+    head = f"PUB {INTAKE_SUBJECT} {inbox}.".encode()
+    size = f" {len(envelope)}\r\n".encode()
+    parts = (head, b"%d", size, before, b"%b", between, b"%b", after, b"\r\n")
+    return b"".join(part if part in (b"%d", b"%b") else _escape(part) for part in parts)
+
+
+def envelopes(inbox: str, load: Load, due_at: DueAt) -> Compose:
+    """Envelopes, as clients of the original send them. The delay is counted when a batch is made."""
+    formats = [_envelope_format(inbox, load, load.queue(number)) for number in range(load.queues)]
+    queues = load.queues
+
+    def compose(first: int, last: int) -> bytes:
+        now_ns = time.time_ns()
+        due_ns = due_at(first)
+        if due_at(last - 1) == due_ns:  # all due at once: the delay is the same for the batch
+            delay = max(0, due_ns - now_ns).to_bytes(8, "little")
+            return b"".join(
+                [formats[i % queues] % (i, delay, STAMP.pack(i, due_ns)) for i in range(first, last)]
+            )
+        lines = []
+        for i in range(first, last):
+            due_ns = due_at(i)
+            delay = max(0, due_ns - now_ns).to_bytes(8, "little")
+            lines.append(formats[i % queues] % (i, delay, STAMP.pack(i, due_ns)))
+        return b"".join(lines)
+
+    return compose
+
+
+def plain(inbox: str, load: Load, due_at: DueAt) -> Compose:
+    """Plain intake with `Requeue-At`: due at an exact instant, however long the way to the disk takes."""
+    formats = []
+    for number in range(load.queues):
+        block = (
+            f"NATS/1.0\r\n{h.SUBJECT}: {ORIGINAL_SUBJECT}\r\n{h.QUEUE}: {load.queue(number)}\r\n"
+            f"{h.RETRIES}: {_RETRIES}\r\n{h.AT}: {ns_to_rfc3339(0)}\r\n\r\n"
+        )
+        sizes = f"{len(block)} {len(block) + load.size}"
+        before, after = block.split(ns_to_rfc3339(0))
+        head = f"HPUB {INTAKE_SUBJECT} {inbox}.%d {sizes}\r\n{before}%b{after}%b"
+        formats.append(head.encode() + _escape(bytes(load.size - STAMP.size)) + b"\r\n")
+    queues = load.queues
+
+    def compose(first: int, last: int) -> bytes:
+        lines = []
+        for i in range(first, last):
+            due_ns = due_at(i)
+            at = ns_to_rfc3339(due_ns).encode()
+            lines.append(formats[i % queues] % (i, at, STAMP.pack(i, due_ns)))
+        return b"".join(lines)
+
+    return compose
+
+
+def bare(subject: str, inbox: str, load: Load) -> Compose:
+    """The payload alone, to any subject: what a JetStream stream takes in."""
+    head = f"PUB {subject} {inbox}.%d {load.size}\r\n%b".encode()
+    frame = head + _escape(bytes(load.size - STAMP.size)) + b"\r\n"
+
+    def compose(first: int, last: int) -> bytes:
+        now_ns = time.time_ns()
+        return b"".join([frame % (i, STAMP.pack(i, now_ns)) for i in range(first, last)])
+
+    return compose

@@ -1,0 +1,118 @@
+"""The peer: JetStream on the same server and disk, with its default sync interval or an fsync per write.
+
+What it does there is the nearest to a worker's: a file stream with work-queue retention takes the same
+payloads in, each acknowledged, and a pull consumer gets and acks them. It has no due time and no retry
+schedule to keep, and by default it acknowledges before anything is synced (`sync_interval` 2 minutes), so
+that a power cut loses acknowledged messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import nats
+import nats.errors
+from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from requeue_client.bench.figures import Result, spread_ms
+from requeue_client.bench.ingest import parameters
+from requeue_client.bench.messages import Load, bare
+from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked, new_inbox
+from requeue_client.bench.responder import Responder
+from requeue_client.bench.target import Lab
+from requeue_client.bench.wire import Wire, WireError
+
+_STREAM = "requeue-bench"
+_SUBJECT = "requeue-bench.stream"
+_CONSUMER = "bench"
+_MAX_ACK_PENDING = 16_384  # as many as a worker has in flight
+_IDLE_S = 15.0
+
+SYSTEMS = ("jetstream", "jetstream-sync")
+
+
+async def measure_peer_ingest(lab: Lab, load: Load, system_name: str) -> Result:
+    """Publish into a stream, with the same window."""
+    async with lab.peer(sync_always=system_name == "jetstream-sync") as system, _stream(system.url):
+        wire = await Wire.connect(system.url, "requeue-bench")
+        meter = system.meter()
+        published = await _publish(wire, load)
+        costs = meter.figures(load.n)
+        await wire.close()
+    figures = {"rate_per_s": round(published.rate_per_s), **spread_ms("ack", published.latencies_ns), **costs}
+    return Result("ingest", system_name, parameters(load), figures)
+
+
+async def measure_peer_replay(lab: Lab, load: Load, system_name: str) -> Result:
+    """Fill a stream, then pull and ack all of it."""
+    async with lab.peer(sync_always=system_name == "jetstream-sync") as system, _stream(system.url) as js:
+        inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
+        await _publish(inward, load)
+        await js.add_consumer(
+            _STREAM,
+            ConsumerConfig(
+                durable_name=_CONSUMER,
+                ack_policy=AckPolicy.EXPLICIT,
+                max_ack_pending=_MAX_ACK_PENDING,
+                ack_wait=60,
+            ),
+        )
+        inbox = new_inbox()
+        responder = Responder(outward, load.size, load.n, subject=inbox)
+        await responder.listen()
+        meter = system.meter()
+        request = json.dumps({"batch": load.n, "expires": 300 * 10**9}).encode()
+        outward.write(
+            f"PUB $JS.API.CONSUMER.MSG.NEXT.{_STREAM}.{_CONSUMER} {inbox} {len(request)}\r\n".encode()
+            + request
+            + b"\r\n"
+        )
+        delivered = await responder.finish(idle_s=_IDLE_S)
+        costs = meter.figures(max(1, delivered.count))
+        await inward.close()
+        await outward.close()
+    figures = {
+        "rate_per_s": round(delivered.rate_per_s),
+        "missing": load.n - len(delivered.numbers),
+        "duplicates": delivered.duplicates,
+        **costs,
+    }
+    return Result("replay", system_name, parameters(load), figures)
+
+
+async def _publish(wire: Wire, load: Load) -> Published:
+    inbox = new_inbox()
+    publisher = WindowedPublisher(
+        wire, inbox, bare(_SUBJECT, inbox, load), n=load.n, window=load.window, payload_acks=True
+    )
+    published = await publisher.run()
+    check_all_acked(published)
+    return published
+
+
+@asynccontextmanager
+async def _stream(url: str) -> AsyncIterator[JetStreamContext]:
+    """An empty stream, removed at the end. Raises WireError when the server has no JetStream."""
+    nc = await nats.connect(url, allow_reconnect=False)
+    js = nc.jetstream(timeout=60)
+    try:
+        with suppress(NotFoundError):
+            await js.delete_stream(_STREAM)
+        await js.add_stream(
+            StreamConfig(
+                name=_STREAM,
+                subjects=[_SUBJECT],
+                storage=StorageType.FILE,
+                retention=RetentionPolicy.WORK_QUEUE,
+            )
+        )
+        yield js
+        await js.delete_stream(_STREAM)
+    except nats.errors.NoRespondersError:
+        raise WireError(f"{url} has no JetStream; start it with -js, or leave --peer out") from None
+    finally:
+        await nc.close()

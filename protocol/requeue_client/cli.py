@@ -1,0 +1,159 @@
+"""The `requeue` command: publish a message and wait until it is on disk; measure (`bench`)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from requeue_client.errors import (
+    InvalidMessage,
+    NotConnected,
+    NoWorker,
+    PermanentRefusal,
+    PublishTimeout,
+    RequeueError,
+)
+from requeue_client.message import Message, MessageOptions, encode
+from requeue_client.options import Connection, connection_options, intake_option
+from requeue_client.times import duration_s
+
+_EXIT_CODES = """\b
+Exit codes:
+  0  on disk: acknowledged by a worker after its fsync
+  1  refused for good: malformed, subject not allowed, too large
+  2  usage: an option or the subject is wrong, nothing was sent
+  3  NATS unreachable, or no worker answered (the message may be on disk:
+     publish it again with the same --msg-id)
+  4  refused in the end after all attempts: queue full, disk full, draining
+"""
+REFUSED, USAGE, UNREACHABLE, PERSISTED = 1, 2, 3, 4
+
+
+class _LazyBench(click.Group):
+    """A group that imports the bench only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "bench"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "bench":
+            from requeue_client.bench.command import bench
+
+            return bench
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_LazyBench, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nats-requeue", prog_name="requeue")
+def main() -> None:
+    """Durable delay, retry and dead letters for any NATS client."""
+
+
+@main.command(epilog=_EXIT_CODES)
+@click.argument("subject")
+@click.argument("payload", required=False, default="")
+@click.option("--delay", help="First due this long after it is on disk: 10m, 1h30m, 500ms.")
+@click.option("--at", help="First due then: 2030-01-31T18:30:00Z.")
+@click.option("--ttl", help="Dead letter after this long; 0 = never.")
+@click.option("--retries", help="Dispatches in all, 1 or more, or unlimited.")
+@click.option("--backoff", help="fixed, exponential, linear, or the waits: 1s,5s,1m.")
+@click.option("--min-backoff", help="Shortest wait between dispatches.")
+@click.option("--max-backoff", help="Longest wait between dispatches.")
+@click.option("--ack-timeout", help="How long a handler may take to answer.")
+@click.option("--queue", help="Queue to put it into.")
+@click.option("--priority", type=int, help="0 (first) to 9 (last), within its queue.")
+@click.option("--msg-id", help="Deduplicates while the message is pending; made up when absent.")
+@click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Header of the message; repeatable.")
+@click.option("--envelope", is_flag=True, help="Send a FlatBuffers envelope, as clients of the original do.")
+@click.option("--count", type=click.IntRange(1), default=1, help="Publish that many copies.")
+@click.option("--timeout", default="10s", show_default=True, help="How long to try, connecting included.")
+@intake_option
+@connection_options
+def publish(subject: str, payload: str, **options: Any) -> None:
+    """Publish PAYLOAD (- for standard input, none for empty) for SUBJECT, and wait for the ack.
+
+    A worker writes it to disk and, when it is due, sends it to SUBJECT as a request until a handler answers.
+    What is not said by an option, the queue's policy in the worker decides.
+    """
+    data = sys.stdin.buffer.read() if payload == "-" else payload.encode(errors="surrogateescape")
+    count, timeout, intake = (options.pop(name) for name in ("count", "timeout", "intake"))
+    connection = Connection(**{name: options.pop(name) for name in Connection.__dataclass_fields__})
+    try:
+        timeout_s = duration_s(timeout, "timeout")
+        message = Message(subject, data, **_message_options(options))
+        encode(message)
+        if count > 1 and message.msg_id is not None:
+            raise InvalidMessage("--msg-id with --count would publish one message; leave one of them out")
+    except ValueError as wrong:
+        raise click.UsageError(str(wrong)) from None
+    try:
+        line = asyncio.run(_publish(connection, intake, message, count, timeout_s))
+    except RequeueError as error:
+        click.echo(f"requeue: {error}", err=True)
+        sys.exit(exit_code(error))
+    click.echo(line)
+
+
+def exit_code(error: RequeueError) -> int:
+    """Give the exit code that the help text promises for an error."""
+    if isinstance(error, InvalidMessage):
+        return USAGE
+    if isinstance(error, PermanentRefusal):
+        return REFUSED
+    if isinstance(error, NotConnected | NoWorker | PublishTimeout):
+        return UNREACHABLE
+    return PERSISTED
+
+
+def _message_options(options: dict[str, Any]) -> MessageOptions:
+    """Turn command line options into those of a message. Raises ValueError."""
+    headers: dict[str, str] = {}
+    for header in options.pop("header"):
+        name, colon, value = header.partition(":")
+        if not colon:
+            raise ValueError(f"--header {header!r}; write it as 'Name: value'")
+        headers[name.strip()] = value.strip()
+    retries = options.pop("retries")
+    if retries is not None and retries != "unlimited":
+        if not retries.isdecimal():
+            raise ValueError(
+                f"--retries {retries!r}; it is the number of dispatches in all, 1 or more, or unlimited"
+            )
+        retries = int(retries)
+    said: MessageOptions = {**options, "retries": retries, "headers": headers}  # type: ignore[typeddict-item]
+    return said
+
+
+async def _publish(
+    connection: Connection, intake: str, message: Message, count: int, timeout_s: float
+) -> str:
+    """Publish and give the line that says so. Raises the first error."""
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+    async with await connection.open(intake=intake, timeout_s=timeout_s) as client:
+        left = f"{max(0.001, timeout_s - (loop.time() - started_s)):.3f}s"
+        tally: Counter[str] = Counter()
+        errors: list[RequeueError] = []
+        async for outcome in client.publish_many((message for _ in range(count)), timeout=left):
+            if outcome.error is not None:
+                errors.append(outcome.error)
+            elif outcome.ack is not None:
+                tally["duplicate" if outcome.ack.duplicate else "new"] += 1
+                msg_id = outcome.ack.msg_id
+    if errors:
+        if count > 1:
+            click.echo(f"requeue: {tally.total()} of {count} messages are on disk", err=True)
+        raise errors[0]
+    if count > 1:
+        return f"on disk: {count} messages for {message.subject}"
+    pending = " (was pending already)" if tally["duplicate"] else ""
+    return f"on disk: {message.subject} id {msg_id}{pending}"
+
+
+if __name__ == "__main__":
+    main(prog_name=Path(sys.argv[0]).name)

@@ -111,10 +111,14 @@ class Engine:
         return value
 
     def items(self, family: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Key and value of everything in ``start <= key < end``, in key order."""
+        """Key and value of everything in ``start <= key < end``, in key order.
+
+        A generator, since its frame keeps the options alive: rocksdict's iterator does not, and the bound that they
+        hold is freed memory once they are collected (seen as scans that end early).
+        """
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
-        return self._families[family].items(from_key=start, read_opt=options)  # type: ignore[return-value]
+        yield from self._families[family].items(from_key=start, read_opt=options)
 
     def close(self) -> None:
         """Flush and close. The lock is free afterwards."""

@@ -40,5 +40,10 @@ fuzz: $(STAMP) ## feed the readers with noise, FUZZ_SECONDS each (60)
 	$(BIN)/python tests/fuzz/fuzz_headers.py -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz/fuzz_replies.py -max_total_time=$(FUZZ_SECONDS)
 
+# What to measure: make bench BENCH='ingest --n 500000 --queues 8', or --data-dir for another disk.
+BENCH ?= all --peer jetstream --peer jetstream-sync
+bench: $(STAMP) ## ingest, replay, lateness, start-up, and JetStream beside them (BENCH=..., see requeue bench -h)
+	$(BIN)/requeue bench $(BENCH)
+
 clean: ## remove what was built
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

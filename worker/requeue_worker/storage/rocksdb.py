@@ -121,7 +121,11 @@ class Engine:
         yield from self._families[family].items(from_key=start, read_opt=options)
 
     def close(self) -> None:
-        """Flush and close. The lock is free afterwards."""
+        """Flush and close. The lock is free afterwards: each family holds the database open, so they close first."""
+        self.handles.clear()
+        for family in self._families.values():
+            family.close()
+        self._families.clear()
         self._db.close()
 
 

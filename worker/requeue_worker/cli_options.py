@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 from requeue_protocol.durations import format_duration
-from requeue_worker.setting_keys import FLAGS, Key, keys_of
+from requeue_worker.setting_keys import CONFIG_VARIABLE, FLAGS, Key, keys_of
 from requeue_worker.settings import Settings
 
 _TEXT_COLUMN: Final = 30
@@ -115,9 +115,9 @@ def config_option(command: _F) -> _F:
         cls=GroupedOption,
         group="Where",
         metavar="FILE",
-        envvar="REQUEUE_CONFIG",
+        envvar=CONFIG_VARIABLE,
         help="YAML file with all of this and the queues' policies; these are taken over when it changes.",
-        note="[env: REQUEUE_CONFIG]",
+        note=f"[env: {CONFIG_VARIABLE}]",
     )(command)
 
 

@@ -52,6 +52,7 @@ def read_config_file(path: Path, content: bytes | None = None) -> ConfigFile:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
+        _check_ends(node)
         mistakes = [f"{path}:{line}: {what}" for line, what in _double_keys(node)]
         lines = dict(_lines(node))
         values = loader.construct_document(node) if node is not None else {}
@@ -99,10 +100,18 @@ def _yaml_mistake(path: Path, error: yaml.MarkedYAMLError) -> str:
     return f"{place}: is not YAML: {error.problem or error.context or 'it ends too early'}"
 
 
-def _lines(node: yaml.Node | None, path: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
-    """Every path below `node` with its line. An anchor inside itself is not followed."""
-    if len(path) > 8:  # deeper than any setting
+def _check_ends(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> None:
+    if not isinstance(node, yaml.CollectionNode):
         return
+    if any(node is each for each in above):
+        raise yaml.YAMLError("an anchor stands inside itself")
+    pairs = isinstance(node, yaml.MappingNode)
+    for child in [child for pair in node.value for child in pair] if pairs else node.value:
+        _check_ends(child, (*above, node))
+
+
+def _lines(node: yaml.Node | None, path: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
+    """Every path below `node` with its line."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, str(key.value))
@@ -115,8 +124,6 @@ def _lines(node: yaml.Node | None, path: KeyPath = ()) -> Iterator[tuple[KeyPath
 
 
 def _double_keys(node: yaml.Node | None, path: KeyPath = ()) -> Iterator[tuple[int, str]]:
-    if len(path) > 8:
-        return
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:

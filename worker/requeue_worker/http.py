@@ -12,6 +12,7 @@ live and ready mean; `metrics` makes the registry.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +84,7 @@ class HttpServer:
             await web.TCPSite(runner, self.address.host, self.address.port).start()
         except OSError as error:
             await runner.cleanup()
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)  # loops add text of their own
             raise HttpListenError(f"http: cannot listen on {self.address}: {reason}") from error
         self._runner = runner
         self.address = self.address._replace(port=runner.addresses[0][1])

@@ -7,7 +7,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from requeue_protocol.errors import RequeueError
-from requeue_worker.setting_keys import FLAGS, Key, keys_of, model_at, nearest, shown, suggestion
+from requeue_worker.setting_keys import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    FLAGS,
+    Key,
+    keys_of,
+    model_at,
+    nearest,
+    shown,
+    suggestion,
+)
 
 _SECRET = frozenset({"password", "token", "servers"})
 _SHOWN_CHARS = 80
@@ -78,10 +88,10 @@ def _hint(kind: str, value: object) -> str:
 def unknown_variable(name: str, keys: Iterable[Key]) -> str | None:
     """A sentence about an environment variable that looks like a misspelt setting; None when it does not."""
     known = {key.env: key for key in keys}
-    close = nearest(name, [*known, "REQUEUE_CONFIG"])
+    close = nearest(name, [*known, CONFIG_VARIABLE])
     if close is None:
         tails = {key.path[-1].upper(): key.env for key in known.values()}
-        close = tails.get(name.removeprefix("REQUEUE_"))
+        close = tails.get(name.removeprefix(ENV_PREFIX))
     return f"{name} is no setting and was ignored; did you mean {close}?" if close else None
 
 

@@ -1,6 +1,6 @@
 """The worker as a process: signals, HTTP endpoints, and the configuration file, around one `Worker`.
 
-    start: worker → HTTP → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
+    start: HTTP → worker → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
 
 A first signal stops gracefully, within `shutdown_grace`: HTTP goes on answering (not ready) until the worker has
 stopped. A second signal ends the process at once; nothing acknowledged is lost by that, the store is crash-safe.
@@ -13,10 +13,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 
 from requeue_worker.app import Hooks, Worker
+from requeue_worker.counts import QueueSnapshot
 from requeue_worker.http import HttpServer
 from requeue_worker.settings import Settings
 from requeue_worker.watcher import watch_settings
@@ -34,13 +35,13 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """
     stop = _stop_signal()
     worker = Worker(settings, Hooks(ready=ready))
+    started = asyncio.Event()
     async with AsyncExitStack() as stack:
         # Left in reverse: the watch ends first, then the worker stops, and HTTP answers until it has.
-        http = await _http(settings, worker, stack)
+        if settings.http is not None:
+            await _serve_http(settings.http, worker, started, stack)
         await stack.enter_async_context(worker)
-        if http is not None:
-            await http.start()
-            log.info("HTTP is listening", extra={"address": http.address})
+        started.set()
         watch = asyncio.create_task(_follow_configuration(settings, worker), name="configuration")
         stack.callback(watch.cancel)
         ends = {asyncio.create_task(worker.closed()), asyncio.create_task(stop.wait())}
@@ -67,15 +68,17 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-async def _http(settings: Settings, worker: Worker, stack: AsyncExitStack) -> HttpServer | None:
-    if settings.http is None:
-        return None
+async def _serve_http(address: str, worker: Worker, started: asyncio.Event, stack: AsyncExitStack) -> None:
     from requeue_worker.metrics import Metrics  # noqa: PLC0415 - prometheus-client only when HTTP is on
 
-    metrics = Metrics(worker.counts, lambda: worker.reporter.snapshot(), lambda: worker.nats_connected)
-    http = HttpServer(settings.http, live=worker.live, ready=worker.ready, registry=metrics.registry)
+    def snapshot() -> Iterable[QueueSnapshot]:
+        return worker.reporter.snapshot() if started.is_set() else ()
+
+    metrics = Metrics(worker.counts, snapshot, lambda: worker.nats_connected)
+    http = HttpServer(address, live=worker.live, ready=worker.ready, registry=metrics.registry)
+    await http.start()
     stack.push_async_callback(http.close)
-    return http
+    log.info("HTTP is listening", extra={"address": str(http.address)})
 
 
 async def _follow_configuration(settings: Settings, worker: Worker) -> None:

@@ -22,6 +22,8 @@ Path = tuple[str | int, ...]
 """Where a value stands: `("nats", "tls", "ca_file")`, `("queues", 0, "retries")`."""
 
 ENV_PREFIX: Final = "REQUEUE_"
+CONFIG_VARIABLE: Final = f"{ENV_PREFIX}CONFIG"
+"""Names the configuration file itself, as `--config` does."""
 FLAGS: Final[Mapping[str, str]] = {
     "nats.servers": "--server",
     "data_dir": "--data-dir",

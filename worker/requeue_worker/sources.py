@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from requeue_worker.config_file import ConfigFile
 from requeue_worker.mistakes import ConfigError, flag_place, unknown_variable
 from requeue_worker.setting_keys import (
+    CONFIG_VARIABLE,
     ENV_PREFIX,
     Path,
     admits_none,
@@ -83,6 +84,8 @@ def layer_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Lay
     layer = Layer(place)
     for name, value in sorted(environ.items()):
         key = keys.get(name)
+        if name == CONFIG_VARIABLE:
+            continue
         if key is None and name.startswith(ENV_PREFIX) and not _SERVICE_LINK.search(name):
             layer.warnings.extend(filter(None, [unknown_variable(name, keys.values())]))
         if key is None or not value.strip():
@@ -235,17 +238,17 @@ def _canonical_path(path: Path, model: type[BaseModel]) -> Path:
 
 
 def _warn_of_bare_numbers(values: object, model: type[BaseModel], path: Path, layer: Layer) -> None:
-    if isinstance(values, list):
-        for position, item in enumerate(values):
-            _warn_of_bare_numbers(item, model, (*path, position), layer)
     if not isinstance(values, dict):
         return
     for name, info in model.model_fields.items():
         key = key_of(name)
         value = values.get(key)
-        below = section_of(info) or item_of(info)
-        if below is not None:
-            _warn_of_bare_numbers(value, below, (*path, key), layer)
+        section, item = section_of(info), item_of(info)
+        if section is not None:
+            _warn_of_bare_numbers(value, section, (*path, key), layer)
+        elif item is not None:
+            for position, each in enumerate(value if isinstance(value, list) else ()):
+                _warn_of_bare_numbers(each, item, (*path, key, position), layer)
         elif name != key or key == "backoff":
             for number in value if isinstance(value, list) else [value]:
                 if type(number) is int and 0 < number < _SURELY_NO_NS:

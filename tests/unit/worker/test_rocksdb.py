@@ -14,6 +14,7 @@ def test_a_bounded_scan_sees_every_record_while_blocks_are_loaded(tmp_path: Path
             batch.put(queue + b"\x04" + number.to_bytes(24, "big"), number.to_bytes(4, "big") * 100)
         batch.put_meta(b"q" + queue, b"state")
         engine.write(batch)
+    del batch  # its column family handles hold the database open
     engine.close()
 
     engine = Engine(tmp_path / "db")

@@ -8,7 +8,7 @@ from pathlib import Path
 SCANS = """
 import sys
 from pathlib import Path
-from requeue_worker.storage.keys import after_prefix, queue_prefix
+from requeue_worker.storage.keys import after_prefix, queue_prefix, time_of
 from requeue_worker.storage.rocksdb import MESSAGES, META, Engine
 
 engine = Engine(Path(sys.argv[1]))
@@ -17,9 +17,13 @@ for queue in ("default", "soon"):
     for number in range(20_000):
         key = queue_prefix(queue) + bytes((4,)) + number.to_bytes(24, "big")
         batch.put(key, b"h" * 60 + bytes(300) + number.to_bytes(4, "big"))
-    batch.put_meta(b"q" + queue.encode(), bytes(70))
     engine.write(batch)
     del batch
+batch = engine.batch()
+for key in (b"format", b"qdefault", b"qsoon"):
+    batch.put_meta(key, bytes(70))
+engine.write(batch)
+del batch
 engine.close()
 engine = Engine(Path(sys.argv[1]))
 for key, value in engine.items(META, b"", b"\\xff"):
@@ -28,6 +32,8 @@ for queue in ("soon", "default"):
     prefix = queue_prefix(queue)
     seen = 0
     for key, value in engine.items(MESSAGES, prefix, after_prefix(prefix)):
+        if seen == 0:
+            time_of(key)
         seen += 1
     print(queue, seen)
 """

@@ -1,48 +1,32 @@
 """The RocksDB adapter, on a real disk."""
 
-import subprocess
-import sys
+import inspect
 from pathlib import Path
 
-# In a fresh interpreter: whether freed memory is used again, and so shows, depends on all that was allocated before.
-SCANS = """
-import sys
-from pathlib import Path
-from requeue_worker.storage.keys import after_prefix, queue_prefix, time_of
-from requeue_worker.storage.rocksdb import MESSAGES, META, Engine
+from requeue_worker.storage.rocksdb import MESSAGES, Engine
+from rocksdict import ReadOptions
 
-engine = Engine(Path(sys.argv[1]))
-for queue in ("default", "soon"):
+
+def test_a_bounded_scan_keeps_its_read_options_alive(tmp_path: Path) -> None:
+    """rocksdict's iterator does not, and the upper bound in them is freed with them.
+
+    Seen on a directory with 5,000,000 records: after other reads had used that memory again, a scan of 20,000 records
+    ended after 37, silently. That needs an unlucky heap, so the test looks at what prevents it.
+    """
+    engine = Engine(tmp_path / "db")
     batch = engine.batch()
-    for number in range(20_000):
-        key = queue_prefix(queue) + bytes((4,)) + number.to_bytes(24, "big")
-        batch.put(key, b"h" * 60 + bytes(300) + number.to_bytes(4, "big"))
+    batch.put(b"\x04soon\x04" + bytes(24), b"value")
     engine.write(batch)
-    del batch
-batch = engine.batch()
-for key in (b"format", b"qdefault", b"qsoon"):
-    batch.put_meta(key, bytes(70))
-engine.write(batch)
-del batch
-engine.close()
-engine = Engine(Path(sys.argv[1]))
-for key, value in engine.items(META, b"", b"\\xff"):
-    value.hex()
-for queue in ("soon", "default"):
-    prefix = queue_prefix(queue)
-    seen = 0
-    for key, value in engine.items(MESSAGES, prefix, after_prefix(prefix)):
-        if seen == 0:
-            time_of(key)
-        seen += 1
-    print(queue, seen)
-"""
+
+    scan = engine.items(MESSAGES, b"\x04soon\x04", b"\x04soon\x05")
+    next(scan)
+
+    assert isinstance(inspect.getgeneratorlocals(scan)["options"], ReadOptions)  # type: ignore[arg-type]
 
 
-def test_a_bounded_scan_sees_every_record_while_blocks_are_loaded(tmp_path: Path) -> None:
-    """rocksdict frees the upper bound with its ReadOptions, and a scan that outlived them ended early, silently."""
-    run = subprocess.run(
-        [sys.executable, "-c", SCANS, str(tmp_path / "db")], capture_output=True, text=True, check=True
-    )
+def test_a_closed_store_can_be_opened_again_in_the_same_process(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "db")
+    list(engine.items(MESSAGES, b"", b"\xff"))
+    engine.close()
 
-    assert run.stdout.split("\n")[:2] == ["soon 20000", "default 20000"]
+    Engine(tmp_path / "db").close()

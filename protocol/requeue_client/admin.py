@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from requeue_protocol.errors import refusal_for
 from requeue_protocol.replies import parse_intake_reply
 from requeue_protocol.subjects import ADMIN_PREFIX
 
-from requeue_client.errors import NotConnected, NoWorker, UnexpectedReply
+from requeue_client.errors import Busy, NotConnected, NoWorker, UnexpectedReply
 from requeue_client.inbox import ReplyInbox, answer_of
 
 CANCEL = f"{ADMIN_PREFIX}.admin.cancel"
@@ -94,6 +95,10 @@ def _body(subject: str, msg: Msg) -> dict[str, object]:
         raise UnexpectedReply(
             f"{msg.data[:80]!r} is no answer of a worker; see who else listens on {subject}"
         )
+    if "error" in body:
+        code = body.get("code")
+        text = f"worker {body.get('instance')}: {body['error']} (others may have done it; ask again)"
+        raise refusal_for(code if isinstance(code, int) else Busy.code, text)
     return body
 
 

@@ -209,10 +209,9 @@ class _Delivery:
         tries = f"{self._sent} attempt{'s' if self._sent != 1 else ''}"
         if self._unanswered:
             last = f"; the last refusal was: {self._refusal}" if self._refusal is not None else ""
-            text = (
-                f"no worker acknowledged the message in {tries}; it may be on disk: repeat it with its msg_id"
-            )
-            self._fail(PublishTimeout(text + last, msg_id=self._encoded.msg_id, attempts=self._sent))
+            msg_id = self._encoded.msg_id
+            text = f"no worker acknowledged in {tries}; it may be on disk: repeat it with msg_id {msg_id!r}{last}"
+            self._fail(PublishTimeout(text, msg_id=msg_id, attempts=self._sent))
         elif self._refusal is not None:
             self._fail(self._refusal)
         else:

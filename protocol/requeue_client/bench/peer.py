@@ -16,7 +16,7 @@ import nats
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from requeue_client.bench.figures import Result, spread_ms
 from requeue_client.bench.ingest import parameters
@@ -112,7 +112,7 @@ async def _stream(url: str) -> AsyncIterator[JetStreamContext]:
         )
         yield js
         await js.delete_stream(_STREAM)
-    except nats.errors.NoRespondersError:
+    except (nats.errors.NoRespondersError, ServiceUnavailableError):
         raise WireError(f"{url} has no JetStream; start it with -js, or leave --peer out") from None
     finally:
         await nc.close()

@@ -115,7 +115,9 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its class
+        self._transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's is one by its methods, not by its class
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail who still waits."""

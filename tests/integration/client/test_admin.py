@@ -9,6 +9,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from requeue_client import (
     AdminResult,
+    Busy,
     InvalidMessage,
     MalformedMessage,
     NotConnected,
@@ -77,6 +78,16 @@ async def test_a_refusal_is_raised_by_its_type(nc: Client) -> None:
     await nc.subscribe("_requeue.admin.cancel", cb=refuse)
     await settle(nc)
     with pytest.raises(MalformedMessage, match="what id is this"):
+        await RequeueClient(nc).cancel("order-1")
+
+
+async def test_an_error_of_an_instance_is_raised_and_says_which(nc: Client) -> None:
+    async def fail(msg: Msg) -> None:
+        await nc.publish(msg.reply, json.dumps({"instance": "worker-0", "error": "too busy"}).encode())
+
+    await nc.subscribe("_requeue.admin.cancel", cb=fail)
+    await settle(nc)
+    with pytest.raises(Busy, match="worker-0: too busy"):
         await RequeueClient(nc).cancel("order-1")
 
 

@@ -1,0 +1,84 @@
+"""`requeue bench` on the real parts, with a small load: that it measures and loses nothing, not how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.servers import NatsServer, WorkerFactory
+
+
+def bench(*args: str) -> subprocess.CompletedProcess[str]:
+    command = str(Path(sys.executable).parent / "requeue")
+    return subprocess.run([command, "bench", *args], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_all_scenarios_run_on_own_parts_with_jetstream_beside(tmp_path: Path) -> None:
+    small = [
+        "all",
+        "--n",
+        "2000",
+        "--rate",
+        "500",
+        "--backlog",
+        "1000",
+        "--queues",
+        "3",
+        "--window",
+        "64",
+        "--json",
+    ]
+    done = bench(*small, "--peer", "jetstream", "--peer", "jetstream-sync", "--data-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = {(r["scenario"], r["system"]): r["figures"] for r in json.loads(done.stdout)["results"]}
+    peers = [
+        (scenario, peer) for scenario in ("ingest", "replay") for peer in ("jetstream", "jetstream-sync")
+    ]
+    own = [(scenario, "requeue") for scenario in ("ingest", "replay", "lateness", "startup")]
+    assert sorted(results) == sorted(own + peers)
+    for _, figures in results.items():
+        assert figures.get("missing", 0) == 0
+        assert figures.get("early", 0) == 0
+    assert results["ingest", "requeue"]["worker_cpu_us_per_msg"] > 0
+    assert results["startup", "requeue"]["ready_s"] > 0
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_a_running_worker_is_measured_and_left_empty(
+    nats_server: NatsServer, worker_factory: WorkerFactory
+) -> None:
+    worker_factory(nats_server)
+    done = bench("ingest", "--n", "1000", "--server", nats_server.url, "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["figures"]["rate_per_s"] > 0
+    assert "worker_rss_mb" not in result["figures"]  # of a foreign worker nothing is known
+
+
+def test_tables_name_the_figures(nats_server: NatsServer, worker_factory: WorkerFactory) -> None:
+    worker_factory(nats_server)
+    done = bench("replay", "--n", "500", "--server", nats_server.url)
+    assert done.returncode == 0, done.stderr
+    assert "replay (n 500, size 256, window 1,024, queues 1)" in done.stdout
+    assert "rate_per_s" in done.stdout
+
+
+def test_without_a_worker_it_says_so(nats_server: NatsServer) -> None:
+    done = bench("ingest", "--n", "10", "--server", nats_server.url)
+    assert done.returncode == 3
+    assert "10 messages were refused" in done.stderr
+    assert "503" in done.stderr
+
+
+def test_a_server_without_jetstream_is_said(nats_server: NatsServer, worker_factory: WorkerFactory) -> None:
+    worker_factory(nats_server)
+    done = bench("ingest", "--n", "10", "--server", nats_server.url, "--peer", "jetstream")
+    assert done.returncode == 3
+    assert "has no JetStream" in done.stderr
+
+
+def test_what_needs_own_parts_refuses_a_server() -> None:
+    assert bench("startup", "--server", "nats://127.0.0.1:1").returncode == 2
+    assert bench("ingest", "--server", "nats://127.0.0.1:1", "--peer", "jetstream-sync").returncode == 2

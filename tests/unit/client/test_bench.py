@@ -1,0 +1,210 @@
+"""The load generator: what it sends is right, and what it reads does not depend on how the bytes are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+
+import pytest
+from requeue_client.bench.figures import percentile, spread_ms
+from requeue_client.bench.messages import (
+    INTAKE_SUBJECT,
+    ORIGINAL_SUBJECT,
+    STAMP,
+    Load,
+    bare,
+    envelopes,
+    plain,
+)
+from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked
+from requeue_client.bench.responder import Responder
+from requeue_client.bench.wire import Wire, WireError
+from requeue_protocol.envelope import read_envelope
+from requeue_protocol.headers import read_intake_headers
+
+INBOX = "_INBOX.bench"
+LOAD = Load(n=10, size=64, window=4, queues=3)
+
+
+class FakeWire(Wire):
+    """Collects what is written instead of sending it; bytes are fed as the transport would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._greeted.set_result(None)
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+def _split_pubs(raw: bytes) -> list[tuple[list[bytes], bytes]]:
+    """Command words and body of each PUB or HPUB."""
+    messages = []
+    while raw:
+        line, _, raw = raw.partition(b"\r\n")
+        words = line.split(b" ")
+        size = int(words[-1])
+        messages.append((words, raw[:size]))
+        assert raw[size : size + 2] == b"\r\n"
+        raw = raw[size + 2 :]
+    return messages
+
+
+def test_envelopes_carry_number_due_instant_and_delay() -> None:
+    due_ns = time.time_ns() + 3600 * 10**9
+    messages = _split_pubs(envelopes(INBOX, LOAD, lambda _: due_ns)(3, 7))
+    assert len(messages) == 4
+    for number, (words, body) in enumerate(messages, start=3):
+        assert words[:3] == [b"PUB", INTAKE_SUBJECT.encode(), f"{INBOX}.{number}".encode()]
+        envelope = read_envelope(body)
+        assert (envelope.subject, envelope.payload_len) == (ORIGINAL_SUBJECT.encode(), 64)
+        assert envelope.queue == f"bench-{number % 3}"
+        assert STAMP.unpack_from(body, envelope.payload_at) == (number, due_ns)
+        assert 3590 * 10**9 < envelope.delay_ns <= 3600 * 10**9
+
+
+def test_envelopes_of_one_batch_may_be_due_one_by_one() -> None:
+    start_ns = time.time_ns() + 10**12
+    messages = _split_pubs(envelopes(INBOX, LOAD, lambda i: start_ns + i * 10**9)(0, 3))
+    delays = [read_envelope(body).delay_ns for _, body in messages]
+    assert [later - earlier for earlier, later in pairwise(delays)] == [10**9, 10**9]
+
+
+def test_plain_messages_have_their_exact_instant() -> None:
+    for number, (words, body) in enumerate(_split_pubs(plain(INBOX, LOAD, lambda i: 10**18 + i)(0, 5))):
+        headers = body[: int(words[3])]
+        policy = read_intake_headers(headers)
+        assert (policy.subject, policy.at_ns) == (ORIGINAL_SUBJECT.encode(), 10**18 + number)
+        assert len(body) - len(headers) == 64
+        assert STAMP.unpack_from(body, len(headers)) == (number, 10**18 + number)
+
+
+def test_bare_messages_are_the_payload_alone() -> None:
+    ((words, body),) = _split_pubs(bare("some.subject", INBOX, LOAD)(8, 9))
+    assert words[1:3] == [b"some.subject", f"{INBOX}.8".encode()]
+    assert (len(body), STAMP.unpack_from(body)[0]) == (64, 8)
+
+
+def _deliveries(count: int) -> bytes:
+    parts = []
+    for number in range(count):
+        headers = b"NATS/1.0\r\nRequeue-Attempt: 1\r\nNote: MSG not.one 1 2\r\n\r\n" if number % 2 else b""
+        body = STAMP.pack(number, 1) + bytes(LOAD.size - STAMP.size)
+        verb = b"HMSG" if headers else b"MSG"
+        sizes = (b"%d " % len(headers) if headers else b"") + b"%d" % (len(headers) + len(body))
+        head = b"%b %b 2 reply.%d %b\r\n" % (verb, ORIGINAL_SUBJECT.encode(), number, sizes)
+        parts.append(head + headers + body + b"\r\n")
+        if number == 3:
+            parts.append(b"PING\r\n+OK\r\n")
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 7, 64, 101, 10_000])
+async def test_deliveries_are_read_however_the_bytes_are_cut(cut: int) -> None:
+    wire = FakeWire()
+    responder = Responder(wire, LOAD.size, 10)
+    wire.reader = responder.read
+    raw = _deliveries(10)
+    for at in range(0, len(raw), cut):
+        wire.data_received(raw[at : at + cut])
+    delivered = await responder.finish(idle_s=1)
+    assert (delivered.count, delivered.numbers, delivered.duplicates) == (10, set(range(10)), 0)
+    assert [line for line in wire.written.split(b"\r\n") if line.startswith(b"PUB")] == [
+        b"PUB reply.%d 0" % number for number in range(10)
+    ]
+
+
+async def test_repeats_and_early_deliveries_are_counted() -> None:
+    wire = FakeWire()
+    responder = Responder(wire, LOAD.size, 2)
+    wire.reader = responder.read
+    due_ns = time.time_ns() + 10**12
+    body = STAMP.pack(0, due_ns) + bytes(LOAD.size - STAMP.size)
+    wire.data_received(2 * (b"MSG x 2 r %d\r\n%b\r\n" % (len(body), body)))
+    delivered = await responder.finish(idle_s=0.01)
+    assert (delivered.duplicates, delivered.early) == (1, 2)
+
+
+def _publish(wire: FakeWire, n: int, window: int, payload_acks: bool = False) -> asyncio.Task[Published]:
+    def compose(first: int, last: int) -> bytes:
+        return b"".join(b"<%d>" % i for i in range(first, last))
+
+    publisher = WindowedPublisher(wire, INBOX, compose, n=n, window=window, payload_acks=payload_acks)
+    return asyncio.create_task(publisher.run())
+
+
+async def _greet(wire: FakeWire) -> None:
+    await asyncio.sleep(0)
+    wire.data_received(b"PONG\r\n")
+    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 29, 100])
+async def test_each_ack_is_replaced_by_the_next_message(cut: int) -> None:
+    wire = FakeWire()
+    publishing = _publish(wire, n=20, window=4)
+    await _greet(wire)
+    assert wire.written.endswith(b"<0><1><2><3>")
+    raw = b"".join(b"MSG %b.%d 1 0\r\n\r\n" % (INBOX.encode(), number) for number in range(20))
+    for at in range(0, len(raw), cut):
+        wire.data_received(raw[at : at + cut])
+    published = await publishing
+    assert (published.acked, published.refused, published.unanswered) == (20, 0, 0)
+    assert len(published.latencies_ns) == 20
+    assert wire.written.count(b"<") == 20
+    check_all_acked(published)
+
+
+async def test_refusals_are_counted_and_the_first_is_quoted() -> None:
+    wire = FakeWire()
+    publishing = _publish(wire, n=3, window=3)
+    await _greet(wire)
+    wire.data_received(b"MSG %b.0 1 0\r\n\r\n" % INBOX.encode())
+    for number, body in ((1, b""), (2, b"-ERR 400 bad")):
+        headers = b"NATS/1.0 503 queue full\r\n\r\n"
+        sizes = (len(headers), len(headers) + len(body))
+        wire.data_received(
+            b"HMSG %b.%d 1 %d %d\r\n%b%b\r\n" % (INBOX.encode(), number, *sizes, headers, body)
+        )
+    published = await publishing
+    assert (published.acked, published.refused) == (1, 2)
+    with pytest.raises(WireError, match=r"2 messages were refused .*503 queue full"):
+        check_all_acked(published)
+
+
+async def test_an_error_of_jetstream_is_no_ack() -> None:
+    wire = FakeWire()
+    publishing = _publish(wire, n=2, window=2, payload_acks=True)
+    await _greet(wire)
+    for number, body in enumerate((b'{"stream":"s","seq":1}', b'{"error":{"code":503}}')):
+        wire.data_received(b"MSG %b.%d 1 %d\r\n%b\r\n" % (INBOX.encode(), number, len(body), body))
+    published = await publishing
+    assert (published.acked, published.refused) == (1, 1)
+
+
+async def test_an_error_of_the_server_ends_the_load() -> None:
+    wire = FakeWire()
+    publishing = _publish(wire, n=2, window=2)
+    await _greet(wire)
+    wire.data_received(b"-ERR 'Permissions Violation'\r\n")
+    with pytest.raises(WireError, match="Permissions Violation"):
+        await publishing
+
+
+async def test_a_server_that_is_not_there_is_said() -> None:
+    with pytest.raises(WireError, match="cannot connect to nats://127"):
+        await Wire.connect("nats://127.0.0.1:1", "test")
+    with pytest.raises(WireError, match="plain NATS only"):
+        await Wire.connect("tls://127.0.0.1:1", "test")
+
+
+def test_percentiles_are_nearest_ranks() -> None:
+    assert percentile([], 0.5) is None
+    assert percentile(range(100), 0.99) == 99
+    assert spread_ms("ack", [3_000_000, 1_000_000, 2_000_000]) == {
+        "ack_p50_ms": 2.0,
+        "ack_p99_ms": 3.0,
+        "ack_max_ms": 3.0,
+    }

@@ -47,7 +47,7 @@ class NatsSettings(Section):
     """
 
     servers: Annotated[tuple[str, ...], BeforeValidator(read_list)] = Field(
-        default=("nats://127.0.0.1:4222",), description="URLs of servers of one cluster, tried in order."
+        default=("nats://127.0.0.1:4222",), description="URLs of servers of one cluster; any of them is used."
     )
     name: str = Field(default="requeue-nats", description="Client name that the server shows.")
     user: str | None = Field(default=None, description="User name.")

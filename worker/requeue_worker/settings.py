@@ -103,7 +103,7 @@ class Settings(Section):
         default=10_000, ge=1, le=1_000_000, description="Queues known at a time; beyond: 429."
     )
     intake_buffer_bytes: Size = Field(
-        default=64 * _MIB, ge=_MIB, description="Received and not yet on disk; beyond: waits."
+        default=64 * _MIB, ge=_MIB, description="Received and not yet on disk; beyond: 503."
     )
     max_in_flight_total: int = Field(
         default=16_384, ge=1, le=1_000_000, description="Unsettled replays of all queues."

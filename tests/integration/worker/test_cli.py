@@ -196,3 +196,20 @@ def test_it_logs_in_with_secrets_from_files(
     worker = worker_factory(server, *(arg.format(secret=secret) for arg in args))
     worker.stop()
     assert "hush" not in worker.log
+
+
+async def test_a_second_signal_ends_it_at_once_and_loses_nothing(
+    nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client
+) -> None:
+    handler = await nc.subscribe("orders.slow")  # takes the replay and never answers
+    worker = worker_factory(nats_server, "--shutdown-grace", "10m")
+    assert await publish(nc, "orders.slow", Retries="5") == "taken"
+    first = await handler.next_msg(timeout=PATIENCE_S)
+    worker.terminate()
+    await logs(worker, "stopping: a signal asks for it")
+    worker.terminate()
+    assert await asyncio.to_thread(worker.wait) == 128 + signal.SIGTERM
+    await asyncio.to_thread(worker.start)
+    again = await handler.next_msg(timeout=PATIENCE_S)
+    assert (again.headers or {})["Requeue-Id"] == (first.headers or {})["Requeue-Id"]
+    await nc.publish(again.reply, b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from array import array
 from dataclasses import dataclass, field
 from secrets import token_hex
 
@@ -26,7 +27,7 @@ class Published:
     unanswered: int = 0
     seconds: float = 0.0
     first_refusal: str = ""
-    latencies_ns: list[int] = field(default_factory=list)
+    latencies_ns: array[int] = field(default_factory=lambda: array("q"))
 
     @property
     def rate_per_s(self) -> float:
@@ -64,7 +65,7 @@ class WindowedPublisher:
         self._window = window
         self._payload_acks = payload_acks
         self._per_second = per_second
-        self._sent_ns: list[int] = []
+        self._sent_ns = array("q")  # 8 bytes a message: a backlog may have millions
         self._answered = 0
         self._started_s = 0.0
         self._result = Published()
@@ -111,7 +112,7 @@ class WindowedPublisher:
             allowed = min(allowed, int((time.perf_counter() - self._started_s) * self._per_second) + 1)
         if allowed > sent:
             data = self._compose(sent, allowed)
-            self._sent_ns += [time.perf_counter_ns()] * (allowed - sent)
+            self._sent_ns.extend([time.perf_counter_ns()] * (allowed - sent))
             self._wire.write(data)
 
     def _read(self, buffer: bytes) -> int:
@@ -125,7 +126,7 @@ class WindowedPublisher:
         if (not self._payload_acks and any(size != b"0" for _, size in found)) or b'"error"' in buffer:
             self._refuse(found, buffer)
         else:
-            self._result.latencies_ns += [now_ns - sent_ns[int(number)] for number, _ in found]
+            self._result.latencies_ns.extend([now_ns - sent_ns[int(number)] for number, _ in found])
             self._result.acked += len(found)
         self._answer(len(found))
         return buffer.rfind(b"\n") + 1
@@ -142,7 +143,7 @@ class WindowedPublisher:
         refusals = _REFUSAL.findall(head)
         acks = _ACK.findall(head)
         now_ns = time.perf_counter_ns()
-        self._result.latencies_ns += [now_ns - self._sent_ns[int(number)] for number, _ in acks]
+        self._result.latencies_ns.extend([now_ns - self._sent_ns[int(number)] for number, _ in acks])
         self._result.acked += len(acks)
         self._result.refused += len(refusals)
         if refusals and not self._result.first_refusal:

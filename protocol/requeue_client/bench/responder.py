@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from array import array
 from dataclasses import dataclass, field
 
 from requeue_client.bench.messages import ORIGINAL_SUBJECT, STAMP
@@ -19,7 +20,7 @@ _MSG = re.compile(rb"MSG \S+ \d+ (\S+) (\d+)\r\n")
 class Delivered:
     """What was delivered. Lateness in ns against the due instant in the payload: negative is early."""
 
-    lateness_ns: list[int] = field(default_factory=list)
+    lateness_ns: array[int] = field(default_factory=lambda: array("q"))
     numbers: set[int] = field(default_factory=set)
     first_s: float = 0.0
     last_s: float = 0.0
@@ -114,6 +115,6 @@ class Responder:
             delivered.first_s = now_s
         delivered.last_s = now_s
         delivered.numbers.update(numbers)
-        delivered.lateness_ns += lateness_ns
+        delivered.lateness_ns.extend(lateness_ns)
         if len(delivered.numbers) >= self._expect and not self._done.done():
             self._done.set_result(None)

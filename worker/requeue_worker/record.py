@@ -11,13 +11,14 @@ States, with the edges of docs/architecture.md: *pending* (in the ``messages`` f
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from requeue_protocol import headers as h
 from requeue_protocol.envelope import Backoff
+from requeue_protocol.headers import MSG_ID
 
 RECORD_VERSION = 1
 
@@ -37,6 +38,8 @@ UNLIMITED = 2**64 - 1
 MAX_TIME_NS = 2**63 - 1  #: the year 2262: what a signed 64-bit nanosecond clock can say
 
 HISTORY_KEPT = 32  #: attempts remembered, newest last
+
+_CLIENT_ID = re.compile(rb"\n" + MSG_ID.encode() + rb":[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
 class DeadReason(StrEnum):
@@ -156,11 +159,11 @@ class Record(NamedTuple):
 
     @property
     def client_id(self) -> bytes | None:
-        """The publisher's Nats-Msg-Id, if it sent one."""
+        """The publisher's Nats-Msg-Id, if it sent one: the same bytes as at intake, since `ids` is keyed by them."""
         if not self.flags & HAS_CLIENT_ID:
             return None
-        value = h.header_value(self.headers, h.MSG_ID)
-        return value.encode() if value is not None else None
+        found = _CLIENT_ID.findall(self.headers)
+        return found[-1].rstrip(b" \t") if found else None
 
 
 def decode(value: bytes) -> Record:

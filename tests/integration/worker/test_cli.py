@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.servers import (
     LocalProcessError,
     NatsServer,
-    NatsServerFactory,
     WorkerFactory,
     WorkerProcess,
     free_port,
@@ -174,28 +173,6 @@ def test_json_logs_are_one_object_a_line_and_standard_output_is_one_line(
     events = [json.loads(line) for line in lines if not line.startswith("ready: ")]
     assert len(lines) == len(events) + 1
     assert {"starting", "stopped"} <= {event["message"] for event in events}
-
-
-@pytest.mark.parametrize(
-    ("config", "args"),
-    [
-        ('authorization { user: me, password: "hush" }', ("--user", "me", "--password-file", "{secret}")),
-        ('authorization { token: "hush" }', ("--token-file", "{secret}")),
-    ],
-)
-def test_it_logs_in_with_secrets_from_files(
-    nats_server_factory: NatsServerFactory,
-    worker_factory: WorkerFactory,
-    tmp_path: Path,
-    config: str,
-    args: tuple[str, ...],
-) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("hush\n")
-    server = nats_server_factory(config=config)
-    worker = worker_factory(server, *(arg.format(secret=secret) for arg in args))
-    worker.stop()
-    assert "hush" not in worker.log
 
 
 async def test_a_second_signal_ends_it_at_once_and_loses_nothing(

@@ -28,6 +28,10 @@ format: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+KEEP ?=
+demo: $(STAMP) ## the main job on a nats-server of its own; KEEP=1 leaves it running
+	@$(BIN)/python -m requeue_client.demo $(if $(filter-out 0,$(KEEP)),--keep)
+
 test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
 	$(BIN)/python -m pytest tests
 

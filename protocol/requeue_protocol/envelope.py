@@ -91,7 +91,7 @@ def read_envelope(data: bytes) -> Envelope:
         layout = _layouts.get(data[: data[0] + 4]) or _layout_of(data)
         unpack, pick, root, end, queue_from, subject_from, payload_from = layout
         if end > size:
-            raise _cut("the table", size)
+            root_table(data)  # raises: the first bytes are known, but the table is cut off
         retries, ttl_ns, delay_ns, strategy, queue_off, subject_off, payload_off = pick(
             unpack(data, root) + _ABSENT
         )
@@ -142,8 +142,8 @@ def _layout_of(data: bytes) -> _Layout:
     layout = _Layout(
         shape.unpack, shape.pick, root, root + table.size, queue_from, subject_from, payload_from
     )
-    # Only where the vtable lies inside the prefix do equal prefixes mean equal layouts.
-    if root < 256 and table.vtable_at < root:
+    # Only where the whole vtable lies inside the prefix do equal prefixes mean equal layouts.
+    if root < 256 and table.vtable_at + len(table.vtable) <= root + 4:
         _remember(_layouts, data[: root + 4], layout)
     return layout
 

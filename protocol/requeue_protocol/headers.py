@@ -147,9 +147,9 @@ _READERS: dict[bytes, _Reader] = {
 
 
 def _unknown(name: bytes) -> str:
-    wanted = name[:60].decode(errors="replace").title()
-    near = get_close_matches(wanted, POLICY_HEADERS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"the headers are {', '.join(POLICY_HEADERS)}"
+    known = {header.removeprefix("Requeue-").lower(): header for header in POLICY_HEADERS}
+    near = get_close_matches(name.decode(errors="replace")[8:60].lower(), known, n=1)
+    hint = f"did you mean {known[near[0]]}?" if near else f"the headers are {', '.join(POLICY_HEADERS)}"
     return f"unknown header {_shown(name)}; {hint}"
 
 

@@ -79,6 +79,8 @@ def _read_retries(value: object) -> object:
         return UNLIMITED_RETRIES
     if isinstance(value, bool) or (isinstance(value, str) and not value.strip().isdecimal()):
         raise ValueError(f"{value!r} is no number of attempts; it is 1 or more, or unlimited")
+    if isinstance(value, int) and value > UNLIMITED_RETRIES:
+        raise ValueError(f"{value} attempts are more than 64 bits hold; write unlimited")
     return value
 
 
@@ -98,7 +100,7 @@ Size = Annotated[int, BeforeValidator(read_size), Field(ge=1)]
 Retries = Annotated[
     int,
     BeforeValidator(_read_retries),
-    Field(ge=1, le=UNLIMITED_RETRIES),
+    Field(ge=1),
     PlainSerializer(lambda n: _UNLIMITED if n == UNLIMITED_RETRIES else n, when_used="json"),
 ]
 Shape = Annotated[

@@ -55,7 +55,7 @@ def _split(
     raw_id: bytes, queues: Sequence[QueueStats], max_bytes: int
 ) -> Iterator[list[tuple[bytes, int, int]]]:
     """Parts that fit. A queue takes 4 bytes in the vector, 28 of table and length, and its padded name."""
-    empty = _INSTANCE_AT + 12 + 4 + 4 + len(raw_id) + 16
+    empty = _INSTANCE_AT + 12 + 4 + 4 + len(raw_id) + 1 + 7  # 7: the most that aligns the first queue
     part: list[tuple[bytes, int, int]] = []
     size = empty
     for queue in queues:
@@ -63,7 +63,7 @@ def _split(
             if not _MIN_I64 <= count <= _MAX_I64:
                 raise ValueError(f"{count} messages in queue {queue.queue_name!r} do not fit int64")
         name = queue.queue_name.encode()
-        needed = 4 + 28 + len(name) + 8 + 4
+        needed = 4 + 28 + len(name) + _padding(name)
         if part and size + needed > max_bytes:
             yield part
             part, size = [], empty
@@ -71,6 +71,11 @@ def _split(
         size += needed
     if part or not queues:
         yield part
+
+
+def _padding(name: bytes) -> int:
+    """NUL bytes after a queue's name: one ends it, the others align the next table to 8."""
+    return 1 + -(28 + len(name) + 1) % 8
 
 
 def _build(raw_id: bytes, queues: list[tuple[bytes, int, int]]) -> bytes:
@@ -92,7 +97,7 @@ def _build(raw_id: bytes, queues: list[tuple[bytes, int, int]]) -> bytes:
     for index, (name, enqueued, in_flight) in enumerate(queues):
         offsets.append(_U32(at - (vector_at_ + 4 + 4 * index)))
         # int64 fields lie at multiples of 8: so do the tables, 28 bytes and a padded name after one another.
-        text = name + b"\0" * (1 + (-(28 + len(name) + 1)) % 8)
+        text = name + b"\0" * _padding(name)
         tables.append(_QUEUE.pack(at - _QUEUE_VTABLE_AT, 20, enqueued, in_flight, len(name)) + text)
         at += 28 + len(text)
     return b"".join((head, *offsets, id_text, padding, *tables))

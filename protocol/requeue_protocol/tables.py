@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from requeue_protocol.errors import MalformedMessage
 
+MAX_TEXT_BYTES = 1024
+
 U32 = Struct("<I").unpack_from
 I64 = Struct("<q").unpack_from
 _I32 = Struct("<i").unpack_from
@@ -85,8 +87,10 @@ def vector_at(data: bytes, field_at: int, item_size: int, name: str) -> tuple[in
 
 
 def text_at(data: bytes, field_at: int, name: str) -> str:
-    """The string that hangs on a field. Raises MalformedMessage, for bytes that are not UTF-8 too."""
+    """The string that hangs on a field. Raises MalformedMessage, also when it is too long or not UTF-8."""
     at, count = vector_at(data, field_at, 1, name)
+    if count > MAX_TEXT_BYTES:  # many fields may hang on one string: each costs a copy
+        raise MalformedMessage(f"{name} has {count} bytes; at most {MAX_TEXT_BYTES} are allowed")
     try:
         return data[at : at + count].decode()
     except UnicodeDecodeError:

@@ -89,7 +89,7 @@ def backoff_ns(
     if shape is Backoff.EXPONENTIAL:
         # 2^62 ns is beyond every ceiling: no need for huge integers on a message retried for ever.
         wait_ns = min(ceiling_ns, base_ns << min(attempt - 1, 62))
-        return int(wait_ns * (1 + policy.jitter * jitter()))
+        return wait_ns + int(wait_ns * (policy.jitter * jitter()))  # exact: a float has 53 bits
     if shape is Backoff.LINEAR:
         return min(ceiling_ns, base_ns * attempt)
     return base_ns

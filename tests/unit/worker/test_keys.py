@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from requeue_worker.record import MAX_TIME_NS
 from requeue_worker.storage.keys import (
@@ -23,6 +23,8 @@ from requeue_worker.storage.keys import (
 )
 from requeue_worker.storage.queues import INVALID_QUEUE
 
+checked = settings(deadline=None)
+
 NAMES = st.text("ABCabz019_.-", min_size=1, max_size=128) | st.just("a" * 128) | st.just(INVALID_QUEUE)
 PRIORITY = st.integers(0, PRIORITIES - 1)
 TIMES = st.integers(0, MAX_TIME_NS)
@@ -35,6 +37,7 @@ def key_of(name: str, priority: int, time_ns: int, epoch: bytes, sequence: int) 
     return lane_prefix(name, priority) + TIME_ID.pack(time_ns, epoch, sequence)
 
 
+@checked
 @given(PARTS)
 def test_a_key_says_what_it_was_made_of(parts: tuple[str, int, int, bytes, int]) -> None:
     name, priority, time_ns, epoch, sequence = parts
@@ -44,6 +47,7 @@ def test_a_key_says_what_it_was_made_of(parts: tuple[str, int, int, bytes, int])
     assert (time_of(key), id_of(key)) == (time_ns, message_id)
 
 
+@checked
 @given(NAMES, st.lists(st.tuples(PRIORITY, TIMES, EPOCHS, SEQUENCES), max_size=30))
 def test_the_keys_of_a_queue_sort_by_priority_then_due_time(
     name: str, parts: list[tuple[int, int, bytes, int]]
@@ -51,6 +55,7 @@ def test_the_keys_of_a_queue_sort_by_priority_then_due_time(
     assert sorted(key_of(name, *part) for part in parts) == [key_of(name, *part) for part in sorted(parts)]
 
 
+@checked
 @given(st.lists(PARTS, max_size=40))
 def test_every_queue_and_every_lane_is_one_range_that_holds_its_own_keys_alone(
     parts: list[tuple[str, int, int, bytes, int]],
@@ -64,6 +69,7 @@ def test_every_queue_and_every_lane_is_one_range_that_holds_its_own_keys_alone(
         assert in_lane == {key for key, part in keys.items() if part[:2] == (name, priority)}
 
 
+@checked
 @given(PARTS, TIMES)
 def test_a_retimed_key_is_the_same_message_in_the_same_lane(
     parts: tuple[str, int, int, bytes, int], time_ns: int
@@ -74,6 +80,7 @@ def test_a_retimed_key_is_the_same_message_in_the_same_lane(
     assert (moved < key) == (time_ns < parts[2])
 
 
+@checked
 @given(st.lists(st.tuples(NAMES, TIMES, st.binary(min_size=ID_LEN, max_size=ID_LEN)), max_size=30))
 def test_dead_letters_of_a_queue_sort_by_their_death(parts: list[tuple[str, int, bytes]]) -> None:
     keys = {dead_key(*part): part for part in parts}
@@ -84,6 +91,7 @@ def test_dead_letters_of_a_queue_sort_by_their_death(parts: list[tuple[str, int,
         assert [time_of(key) for key in own] == [keys[key][1] for key in own]
 
 
+@checked
 @given(
     st.binary(min_size=1, max_size=512),
     st.binary(min_size=1, max_size=512),
@@ -98,6 +106,7 @@ def test_the_entries_of_one_client_id_are_never_found_under_another(
         assert not ids_prefix(other) <= entry < after_prefix(ids_prefix(other))
 
 
+@checked
 @given(st.binary(min_size=1, max_size=20), st.binary(max_size=20))
 def test_after_prefix_is_beyond_every_key_with_the_prefix_and_not_beyond_others(
     prefix: bytes, rest: bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from requeue_protocol.envelope import Backoff
 from requeue_protocol.headers import read_intake_headers
@@ -23,6 +23,8 @@ from requeue_worker.record import (
     decode,
     encode,
 )
+
+checked = settings(deadline=None)
 
 U64 = st.integers(0, 2**64 - 1)
 DURATIONS = st.none() | st.integers(0, MAX_TIME_NS)
@@ -73,6 +75,7 @@ def value_of(
     return head + HEAD_TIMES.pack(enqueued_ns, deadline_ns) + raw + headers + body
 
 
+@checked
 @given(EXTRAS)
 def test_extras_are_read_as_they_were_written(extras: Extras) -> None:
     assert Extras.decode(extras.encode()) == extras
@@ -83,6 +86,7 @@ def test_a_message_with_nothing_to_say_has_no_extras_at_all() -> None:
     assert Extras.decode(b"") == Extras()
 
 
+@checked
 @given(
     subject=st.binary(min_size=1, max_size=40),
     payload=st.binary(max_size=200),
@@ -104,6 +108,7 @@ def test_a_value_is_read_as_it_was_written(**parts: object) -> None:
     assert backoff_of(record) == (None if parts["backoff"] == UNSET_BACKOFF else parts["backoff"])
 
 
+@checked
 @given(
     st.binary(max_size=200),
     st.binary(max_size=80),
@@ -148,6 +153,7 @@ def test_a_record_of_another_version_is_refused(version: int) -> None:
         decode(bytes((version,)) + value_of()[1:])
 
 
+@checked
 @given(
     st.binary(min_size=1, max_size=40).filter(lambda said: not {*said} & {*b"\r\n"} and said.strip(b" \t"))
 )

@@ -93,12 +93,12 @@ class Ingest:
             _subject, reply, headers, payload = raw
             try:
                 if self.closed is not None:
-                    raise self.closed
+                    raise self.closed.with_traceback(None)
                 size = len(payload) if headers is None else len(headers) + len(payload)
                 if size > limit:
                     raise _too_large(size, limit)
                 if accepted_bytes + size > room:
-                    raise _BUFFER_FULL
+                    raise Busy(_BUFFER_FULL)
                 if headers is None:
                     message = self._from_envelope(reply, payload, b"", NO_POLICY)
                 else:
@@ -140,9 +140,9 @@ class Ingest:
         queue.rules.check(subject)
         if delay_ns > _FAR_NS:
             self._check_far(delay_ns)
-        extras, client_id, priority = b"", None, DEFAULT_PRIORITY
+        extras, client_id, priority, at_ns = b"", None, DEFAULT_PRIORITY, None
         if policy is not NO_POLICY:
-            extras, client_id = _extras(policy).encode(), policy.msg_id
+            extras, client_id, at_ns = _extras(policy).encode(), policy.msg_id, policy.at_ns
             priority = DEFAULT_PRIORITY if policy.priority is None else policy.priority
             backoff = backoff if policy.backoff is None else policy.backoff
         head = HEAD_STATIC.pack(
@@ -163,7 +163,7 @@ class Ingest:
         lane = queue.lanes.get(priority) or queue.lane(priority)
         # tuple.__new__ for a NamedTuple: half the price of its Python-level constructor, once for each message.
         return _new(
-            NewMessage, (lane, delay_ns, None, ttl_ns, head, tail, size, client_id, reply, bool(headers))
+            NewMessage, (lane, delay_ns, at_ns, ttl_ns, head, tail, size, client_id, reply, bool(headers))
         )
 
     def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy) -> NewMessage:
@@ -257,7 +257,7 @@ class Ingest:
         had_headers = headers is not None
         if error.permanent and self._committer.waiting_bytes + len(payload) > self._buffer_bytes:
             # No room to keep it now, and an answer would pass for an ack with old clients: let it come again.
-            error = _BUFFER_FULL
+            error = Busy(_BUFFER_FULL)
         self._counts.refused[error.code] += 1
         if error.permanent:
             log.info(
@@ -278,7 +278,7 @@ class Ingest:
         self.closed = Draining("this worker is shutting down: send again, to another worker")
 
 
-_BUFFER_FULL = Busy("the worker's intake buffer is full: send again in a moment")
+_BUFFER_FULL = "the worker's intake buffer is full: send again in a moment"
 _FIXED = 2
 _new = tuple.__new__
 _FAR_NS = 10**18  # about 31 years: only beyond it is the sum with now worth checking

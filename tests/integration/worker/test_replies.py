@@ -15,9 +15,9 @@ from requeue_worker import replayer
 from tests.integration.worker.support import (
     HOUR,
     MS,
-    S,
     Handler,
     LiveWorker,
+    S,
     StartWorker,
     attempt_of,
     headers_of,

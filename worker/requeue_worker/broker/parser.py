@@ -67,8 +67,10 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
         match, hot = _MESSAGE.match, self.hot
         batches: dict[bytes, list[Raw]] = {sid: [] for sid in hot}
         position, length, received = 0, len(data), 0
+        connection = self._connection
         self._needed = 0
-        while position < length:
+        # An operation that ended the connection (an error, say) ends the read: the rest came on the old one.
+        while position < length and connection == self._connection:
             if self.state != AWAITING_CONTROL_LINE or self.buf:
                 # An operation spelt in a way that only the parent understands: the rest is the parent's.
                 await super().parse(data[position:])
@@ -102,9 +104,10 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
             elif header_size:
                 body = start + header_size
                 batch.append((subject, reply or b"", data[start:body], data[body:end]))
+                received += 1
             else:
                 batch.append((subject, reply or b"", None, data[start:end]))
-            received += 1
+                received += 1
             position = end + 2
         _hand_over(batches, hot)
         self.nc.stats["in_msgs"] += received

@@ -24,7 +24,7 @@ class RefusedError(RequeueError):
     permanent: ClassVar[bool] = False
 
 
-class PermanentRefusal(RefusedError):  # noqa: N818 - a refusal is the term of the wire
+class PermanentRefusal(RefusedError):
     """The same message will be refused every time."""
 
     code = 400
@@ -49,7 +49,7 @@ class MessageTooLarge(PermanentRefusal):
     code = 413
 
 
-class TransientRefusal(RefusedError):  # noqa: N818
+class TransientRefusal(RefusedError):
     """Nothing was stored and nothing is wrong with the message: sending it again may succeed."""
 
     code = 503

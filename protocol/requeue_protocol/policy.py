@@ -131,50 +131,60 @@ class QueuePolicy(BaseModel):
     # A named queue inherits what it leaves out: its own values are judged together only after `over`.
     is_partial: ClassVar[bool] = False
 
-    retries: Retries = Field(20, description="Dispatches in all, the first included; or unlimited.")
-    delay_ns: Duration = Field(0, description="First due this long after the commit, never earlier.")
-    ttl_ns: Duration = Field(0, description="Deadline this long after the commit; 0 is none.")
+    retries: Retries = Field(default=20, description="Dispatches in all, the first included; or unlimited.")
+    delay_ns: Duration = Field(default=0, description="First due this long after the commit, never earlier.")
+    ttl_ns: Duration = Field(default=0, description="Deadline this long after the commit; 0 is none.")
     on_expire: Literal["dead-letter", "drop"] = Field(
-        "dead-letter", description="What becomes of an expired message."
+        default="dead-letter", description="What becomes of an expired message."
     )
     backoff: Shape = Field(
-        Backoff.EXPONENTIAL, description="fixed, exponential, linear, or a list of durations."
+        default=Backoff.EXPONENTIAL, description="fixed, exponential, linear, or a list of durations."
     )
     backoff_list_ns: tuple[Duration, ...] = Field(
-        (), description="The steps of backoff list; the last one repeats."
+        default=(), description="The steps of backoff list; the last one repeats."
     )
     min_backoff_ns: Duration = Field(
-        NS_PER_S, description="Base of the backoff where the message has no delay."
+        default=NS_PER_S, description="Base of the backoff where the message has no delay."
     )
-    max_backoff_ns: Duration = Field(3_600 * NS_PER_S, description="No backoff is longer.")
+    max_backoff_ns: Duration = Field(default=3_600 * NS_PER_S, description="No backoff is longer.")
     jitter: float = Field(
-        0.2, ge=0, le=1, description="Exponential backoff is multiplied by U(1, 1 + jitter)."
+        default=0.2, ge=0, le=1, description="Exponential backoff is multiplied by U(1, 1 + jitter)."
     )
-    ack_timeout_ns: Duration = Field(15 * NS_PER_S, description="No reply for this long: the attempt failed.")
-    max_in_flight: int = Field(4096, ge=1, le=1_000_000, description="Unsettled dispatches at a time.")
+    ack_timeout_ns: Duration = Field(
+        default=15 * NS_PER_S, description="No reply for this long: the attempt failed."
+    )
+    max_in_flight: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Unsettled dispatches at a time."
+    )
     max_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Dispatches per second."
+        default=None, description="Dispatches per second."
     )
-    weight: int = Field(100, ge=1, le=10_000, description="Share when several queues have due messages.")
+    weight: int = Field(
+        default=100, ge=1, le=10_000, description="Share when several queues have due messages."
+    )
     max_messages: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Beyond: 429. None is unlimited."
+        default=None, description="Beyond: 429. None is unlimited."
     )
-    max_bytes: Size | None = Field(None, description="Beyond: 429. None is unlimited.")
+    max_bytes: Size | None = Field(default=None, description="Beyond: 429. None is unlimited.")
     on_exhausted: Literal["dead-letter", "drop"] = Field(
-        "dead-letter", description="After the last attempt failed."
+        default="dead-letter", description="After the last attempt failed."
     )
     dead_letter_retention_ns: Duration = Field(
-        14 * _DAY_NS, description="A dead letter is kept this long from death."
+        default=14 * _DAY_NS, description="A dead letter is kept this long from death."
     )
     dead_letter_subject: str | None = Field(
-        None, description="Dead letters are published there too, at least once."
+        default=None, description="Dead letters are published there too, at least once."
     )
-    allow_subjects: Patterns = Field((), description="Original subjects that may be replayed; empty is all.")
+    allow_subjects: Patterns = Field(
+        default=(), description="Original subjects that may be replayed; empty is all."
+    )
     deny_subjects: Patterns = Field(
-        (), description="Original subjects that may not be, beyond the built-in ones."
+        default=(), description="Original subjects that may not be, beyond the built-in ones."
     )
-    count_no_responders: bool = Field(True, description="Whether nobody listening spends an attempt.")
-    ack_mode: Literal["verbs", "any"] = Field("verbs", description="any: whatever is replied settles.")
+    count_no_responders: bool = Field(default=True, description="Whether nobody listening spends an attempt.")
+    ack_mode: Literal["verbs", "any"] = Field(
+        default="verbs", description="any: whatever is replied settles."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -10,9 +10,12 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import atheris
+atheris: Any = import_module("atheris")  # not typed
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "unit" / "protocol" / "golden"
@@ -34,9 +37,12 @@ INSTRUMENTED = [
 ]
 
 
-def instrumented() -> object:
+def instrumented() -> AbstractContextManager[None]:
     """The context in which to import what is to be covered."""
-    return atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False)
+    context: AbstractContextManager[None] = atheris.instrument_imports(
+        include=INSTRUMENTED, enable_loader_override=False
+    )
+    return context
 
 
 def fuzz(

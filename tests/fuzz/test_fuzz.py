@@ -21,7 +21,13 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("fuzzer", ["fuzz_envelope.py", "fuzz_headers.py", "fuzz_replies.py"])
 def test_fuzzer_finds_nothing(fuzzer: str, tmp_path: Path) -> None:
-    command = [sys.executable, HERE / fuzzer, f"-runs={RUNS}", "-seed=7", "-print_final_stats=1"]
+    command: list[str | Path] = [
+        sys.executable,
+        HERE / fuzzer,
+        f"-runs={RUNS}",
+        "-seed=7",
+        "-print_final_stats=1",
+    ]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=env)
     assert run.returncode == 0, run.stderr[-4000:]
@@ -37,7 +43,7 @@ def test_a_fuzzer_fails_where_a_reader_raises_what_it_must_not(tmp_path: Path) -
         "from tests.unit.protocol.oracle import generated_fields\n"
         "fuzz(generated_fields, [path.read_bytes() for path in GOLDEN.glob('envelope*.bin')])\n"
     )
-    command = [sys.executable, trusting, f"-runs={RUNS}", "-seed=7"]
+    command: list[str | Path] = [sys.executable, trusting, f"-runs={RUNS}", "-seed=7"]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=env)
     assert run.returncode != 0

@@ -9,15 +9,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
-import flatbuffers
 from requeue_protocol import envelope as envelope_module
 from requeue_protocol.envelope import Envelope, read_envelope
 from requeue_protocol.errors import MalformedMessage
-from requeue_protocol.flatbuf import requeue_msg_generated as requeue_msg
-from requeue_protocol.flatbuf import stats_msg_generated as stats_msg
 from requeue_protocol.stats import InstanceStats, QueueStats, read_stats
+
+# Neither is typed: as Any they can be called from typed tests.
+flatbuffers: Any = import_module("flatbuffers")
+requeue_msg: Any = import_module("requeue_protocol.flatbuf.requeue_msg_generated")
+stats_msg: Any = import_module("requeue_protocol.flatbuf.stats_msg_generated")
 
 SLOTS = ("retries", "ttl", "delay", "backoff_strategy", "queue_name", "original_subject", "original_payload")
 
@@ -68,7 +71,7 @@ def as_said(data: bytes, envelope: Envelope) -> tuple[object, ...]:
 
 def generated_fields(data: bytes) -> Fields:
     """What the generated accessors read. Raises whatever they raise."""
-    message: Any = requeue_msg.RequeueMessage.GetRootAs(data, 0)
+    message = requeue_msg.RequeueMessage.GetRootAs(data, 0)
     table = message._tab
     payload = None
     if at := table.Offset(16):
@@ -207,7 +210,7 @@ def check_stats(data: bytes) -> InstanceStats | None:
         stats = read_stats(data)
     except MalformedMessage:
         return None
-    message: Any = stats_msg.InstanceStatsMessage.GetRootAs(data, 0)
+    message = stats_msg.InstanceStatsMessage.GetRootAs(data, 0)
     queues = [message.Queues(i) for i in range(message.QueuesLength())]
     expected = InstanceStats(
         (message.InstanceId() or b"").decode(),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol.durations import (
     MAX_NS,
@@ -14,7 +14,7 @@ from requeue_protocol.durations import (
     rfc3339_to_ns,
 )
 
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
 
 GO = json.loads((Path(__file__).parent / "golden" / "go_time.json").read_text())
 """What Go's `time` package says: `golden/README.md` tells how it was made."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol import envelope as envelope_module
 from requeue_protocol.envelope import DEFAULT_QUEUE, MAX_U64, Backoff, build_envelope, read_envelope
@@ -21,8 +21,7 @@ from tests.unit.protocol.oracle import (
     generated_fields,
     without,
 )
-
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
 
 u64 = st.integers(0, MAX_U64)
 queue_names = st.from_regex(r"[A-Za-z0-9_.\-]{1,128}", fullmatch=True)

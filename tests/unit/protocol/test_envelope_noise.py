@@ -7,7 +7,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol.envelope import Backoff, build_envelope, read_envelope
 from requeue_protocol.errors import MalformedMessage
@@ -22,8 +22,7 @@ from tests.unit.protocol.oracle import (
     check_envelope,
     check_stats,
 )
-
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
 
 SMALL = Fields(5, 7_000_000_000, 1_000_000, 2, b"q", b"a.b", b"payload")
 SEEDS = [
@@ -39,13 +38,13 @@ STATS = build_stats("instance-1", [QueueStats("default", 3, 1), QueueStats("orde
 ]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, ids=range(len(SEEDS)))
 def test_every_truncation_is_refused_or_read_like_the_oracle(seed: bytes) -> None:
     accepted = [size for size in range(len(seed)) if check_envelope(seed[:size]) is not None]
     assert all(size >= len(seed) - 4 for size in accepted)  # only padding and the last NUL may be missing
 
 
-@pytest.mark.parametrize("seed", [SEEDS[0], SEEDS[3], SEEDS[4]])
+@pytest.mark.parametrize("seed", [SEEDS[0], SEEDS[3], SEEDS[4]], ids=["generated", "ours", "vtable last"])
 def test_every_value_of_every_byte_is_refused_or_read_like_the_oracle(seed: bytes) -> None:
     accepted = 0
     for at in range(len(seed)):

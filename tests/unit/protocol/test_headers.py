@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol import headers as h
 from requeue_protocol.envelope import Backoff
@@ -18,7 +18,8 @@ from requeue_protocol.headers import (
     travelling_lines,
 )
 
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
+
 S = 1_000_000_000
 
 

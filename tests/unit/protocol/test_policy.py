@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from requeue_protocol.envelope import Backoff
 from requeue_protocol.policy import NamedQueuePolicy, QueuePolicy
 
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
+
 S = 1_000_000_000
 
 DEFAULTS = {
@@ -183,7 +184,7 @@ def test_a_mistake_is_refused_with_its_place_and_what_would_be_right(
 
 def test_a_policy_does_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        QueuePolicy().retries = 3  # type: ignore[misc]
+        QueuePolicy().retries = 3
 
 
 def test_attributes_can_be_set_by_their_own_names() -> None:

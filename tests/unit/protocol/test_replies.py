@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol.errors import (
     Busy,
@@ -34,7 +34,7 @@ from requeue_protocol.replies import (
     refusal,
 )
 
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
 
 PERMANENT = [
     MalformedMessage("bad bytes; good ones"),

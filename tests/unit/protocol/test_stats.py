@@ -1,19 +1,15 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
-import flatbuffers
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol.errors import MalformedMessage
-from requeue_protocol.flatbuf import stats_msg_generated as stats_msg
 from requeue_protocol.stats import InstanceStats, QueueStats, build_stats, read_stats
 
-from tests.unit.protocol.oracle import check_stats
-
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.oracle import check_stats, flatbuffers, stats_msg
+from tests.unit.protocol.profile import checked
 
 i64 = st.integers(-(2**63), 2**63 - 1)
 names = st.from_regex(r"[A-Za-z0-9_.\-]{1,128}", fullmatch=True)
@@ -54,7 +50,7 @@ def test_counts_outside_int64_are_refused() -> None:
 
 def test_int64_fields_are_aligned_for_readers_that_cast() -> None:
     part = build_stats("host-123", [QueueStats("q" * size, 1, 1) for size in range(1, 20)], 10_000)[0]
-    message: Any = stats_msg.InstanceStatsMessage.GetRootAs(part, 0)
+    message = stats_msg.InstanceStatsMessage.GetRootAs(part, 0)
     for at in range(message.QueuesLength()):
         assert message.Queues(at)._tab.Pos % 8 == 0
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from requeue_protocol.errors import MalformedMessage, SubjectNotAllowed
 from requeue_protocol.subjects import (
@@ -16,7 +16,7 @@ from requeue_protocol.subjects import (
     subject_matches,
 )
 
-checked = settings(max_examples=200, deadline=None)
+from tests.unit.protocol.profile import checked
 
 
 @pytest.mark.parametrize("name", ["a", "default", "A-Z_0.9", ".", "..", "q" * 128])

@@ -15,16 +15,18 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from operator import itemgetter
 from typing import Final
 
 from requeue_worker.counts import Counts
 from requeue_worker.record import HEAD
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
-from requeue_worker.storage.keys import time_of
+from requeue_worker.storage.keys import TIME, time_of
 from requeue_worker.storage.queues import NEVER, Lane, QueueState
 from requeue_worker.storage.store import ReadRequest, ReadResult
 
@@ -39,6 +41,8 @@ ROUND_CREDITS: Final = 100  #: of weight for one round: a queue with weight 100 
 QUANTUM: Final = 128
 SEND_CHUNK: Final = 128  #: handed to the replayer at once; the byte bounds are looked at in between
 FAIR_SLOTS: Final = 8  #: of the total that a queue gets even when others hold all the rest
+READ_AHEAD_NS: Final = 100_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second
+READ_LEAD_NS: Final = 10_000_000  #: and is asked for so long before the first of it is due
 _LONGEST_SLEEP_S: Final = 3600.0
 
 
@@ -74,7 +78,6 @@ class Scheduler:
         self._max_in_flight = max_in_flight
         self._max_in_flight_bytes = max_in_flight_bytes
         self._due: list[tuple[int, int, Lane]] = []
-        self._due_swept = 0
         self._timers: list[tuple[int, int, QueueState]] = []
         self._order = count()
         self._ring: deque[QueueState] = deque()
@@ -91,10 +94,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Look at every lane that has something pending."""
-        for queue in self._registry:
-            for lane in queue.lanes.values():
-                self._watch(lane)
-        self.request_tick()
+        self.look_again()
 
     def stop(self) -> None:
         """Send nothing any more; replies and timeouts are still handled."""
@@ -103,7 +103,7 @@ class Scheduler:
     def lanes_earlier(self, lanes: Iterable[Lane]) -> None:
         """A commit made these lanes due earlier."""
         for lane in lanes:
-            self._watch(lane)
+            self._activate(lane.queue)
         self.request_tick()
 
     def freed(self, queues: Iterable[QueueState]) -> None:
@@ -151,7 +151,10 @@ class Scheduler:
         self.ticks += 1
         now_ns = self._clock()
         while self._due and self._due[0][0] <= now_ns:
-            self._activate(heapq.heappop(self._due)[2].queue)
+            wake_ns, _, lane = heapq.heappop(self._due)
+            if wake_ns == lane.watched_ns:  # else: replaced by an earlier one
+                lane.watched_ns = NEVER
+                self._activate(lane.queue)
         while self._timers and self._timers[0][0] <= now_ns:
             queue = heapq.heappop(self._timers)[2]
             queue.wake_ns = NEVER
@@ -199,25 +202,26 @@ class Scheduler:
         sent = size = 0
         allowed, until_ns = self._allowance(queue, now_ns)
         for lane in queue.lanes.values():
-            ready = lane.ready
-            while ready and sent < min(quota, allowed) and size < room:
-                items = [
-                    ready.popleft() for _ in range(min(len(ready), min(quota, allowed) - sent, SEND_CHUNK))
-                ]
+            due = _count_due(lane, now_ns)
+            while due and sent < min(quota, allowed) and size < room:
+                number = min(due, min(quota, allowed) - sent, SEND_CHUNK)
+                items = [lane.ready.popleft() for _ in range(number)]
+                due -= number
                 self._ready_bytes -= sum([len(item[1]) for item in items])
                 self._observe_lateness(items, now_ns)
                 size += self._replayer.send(lane, items, now_ns, out)
-                sent += len(items)
-            if ready and sent >= allowed:
+                sent += number
+            if due and sent >= allowed:
                 self._expire_ready(lane, now_ns)
-            if lane.head_due_ns <= now_ns:
+            if lane.head_due_ns <= now_ns + READ_LEAD_NS:
                 self._want(lane)
-            if ready and sent < allowed:
+            if due and sent < allowed:
                 self._spend(queue, sent)
                 return sent, size, True
-            if ready or lane.reading or lane in self._wanted:
+            if due or lane.head_due_ns <= now_ns:
                 # Priority is strict: nothing below goes out while this lane has something due.
                 break
+            self._watch(lane, now_ns)
         self._spend(queue, sent)
         if sent >= allowed:
             self._wait(queue, until_ns, now_ns)
@@ -293,7 +297,10 @@ class Scheduler:
             self._wanted[lane] = limit if self._ready_bytes < READY_BYTES else 1
 
     def _start_read(self, now_ns: int) -> None:
-        requests = [ReadRequest(lane, lane.cursor, now_ns, limit) for lane, limit in self._wanted.items()]
+        requests = [
+            ReadRequest(lane, lane.cursor, now_ns + READ_AHEAD_NS, limit)
+            for lane, limit in self._wanted.items()
+        ]
         self._wanted.clear()
         for request in requests:
             request.lane.reading = True
@@ -309,10 +316,8 @@ class Scheduler:
             self._failed(error)
             return
         for lane, records, next_key, more in future.result():
-            before = len(lane.ready)
-            lane.note_read(records, next_key, more)
-            self._ready_bytes += sum(len(value) for _, value in list(lane.ready)[before:])
-            self._watch(lane)
+            fresh = lane.note_read(records, next_key, more)
+            self._ready_bytes += sum([len(value) for _, value in fresh])
             self._activate(lane.queue)
         self.request_tick()
 
@@ -323,16 +328,19 @@ class Scheduler:
             queue.in_ring = True
             self._ring.append(queue)
 
-    def _watch(self, lane: Lane) -> None:
-        if lane.head_due_ns == NEVER:
-            return
-        heapq.heappush(self._due, (lane.head_due_ns, next(self._order), lane))
-        # A lane whose head came and went leaves its later entries behind: sweep them out now and then.
-        if len(self._due) > 2 * self._due_swept + 4096:
-            lanes = {entry[2] for entry in self._due if entry[2].head_due_ns != NEVER}
-            self._due = [(lane.head_due_ns, next(self._order), lane) for lane in lanes]
-            heapq.heapify(self._due)
-            self._due_swept = len(self._due)
+    def _watch(self, lane: Lane, now_ns: int) -> None:
+        """Wake up for this lane: when its first read-ahead message is due, or it is time to read what follows.
+
+        What is past already needs no wake-up: a due message waits for a slot or token, and a read is under way, asked
+        for, or not needed before some of what is there is sent. All of these bring the queue back into the ring.
+        """
+        times = [lane.head_due_ns - READ_LEAD_NS] if lane.head_due_ns != NEVER else []
+        if lane.ready:
+            times.append(time_of(lane.ready[0][0]))
+        wake_ns = min([at_ns for at_ns in times if at_ns > now_ns], default=NEVER)
+        if wake_ns < lane.watched_ns:
+            lane.watched_ns = wake_ns
+            heapq.heappush(self._due, (wake_ns, next(self._order), lane))
 
     def _arm(self, now_ns: int) -> None:
         """Set the one timer to the earliest thing that time alone brings about."""
@@ -346,8 +354,20 @@ class Scheduler:
         if in_flight_ns is not None:
             waits.append(in_flight_ns - time.monotonic_ns())
         if waits:
-            wait_s = min(max(min(waits), 0) / 1e9, _LONGEST_SLEEP_S)
+            # Rounded up to whole milliseconds, uvloop's grain: rounded down it would spin until the time has come.
+            wait_s = min(-(-max(min(waits), 0) // 1_000_000) / 1000, _LONGEST_SLEEP_S)
             self._wake = asyncio.get_running_loop().call_later(wait_s, self.request_tick)
+
+
+def _count_due(lane: Lane, now_ns: int) -> int:
+    """How many of the messages read ahead are due; they stand in due order."""
+    ready = lane.ready
+    if not ready or time_of(ready[0][0]) > now_ns:
+        return 0
+    beyond = lane.prefix + TIME.pack(now_ns + 1)
+    if ready[-1][0] < beyond:
+        return len(ready)
+    return bisect_left(ready, beyond, key=itemgetter(0))
 
 
 _DEADLINE = slice(HEAD.size - 8, HEAD.size)

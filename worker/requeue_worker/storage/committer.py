@@ -32,6 +32,7 @@ from requeue_worker.storage.transaction import (
 
 BATCH_MESSAGES = 8192  #: a batch takes at most so many of each kind: bounds its memory and the wait behind it
 BATCH_BYTES = 16 << 20
+SETTLE_WAIT_S = 0.005  #: settlements alone wait so long for company; a crash in between repeats those replays
 
 
 class Change(Protocol):
@@ -71,6 +72,7 @@ class Committer:
         self._touch: set[QueueState] = set()
         self._awaited: set[_Awaited] = set()
         self._writing: asyncio.Task[None] | None = None
+        self._lazy: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.failed: CommitError | None = None
@@ -89,9 +91,11 @@ class Committer:
         self._kick()
 
     def settle(self, deliveries: list[Delivery]) -> None:
-        """Take settled deliveries: their records go."""
+        """Take settled deliveries: their records go, with the next batch or a few milliseconds from now."""
         self._settled += deliveries
-        self._kick()
+        if self._writing is None and self._lazy is None:
+            # Nobody waits for it: a few milliseconds let a trickle share its fsyncs.
+            self._lazy = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, self._kick)
 
     def submit(self, change: Change) -> None:
         """Take any other change."""
@@ -112,6 +116,7 @@ class Committer:
 
     async def idle(self) -> None:
         """Return when nothing waits any more. Raises CommitError when the committer has failed."""
+        self._kick()
         await self._idle.wait()
         if self.failed is not None:
             raise self.failed
@@ -123,6 +128,9 @@ class Committer:
         self._kick()
 
     def _kick(self) -> None:
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
         if self._writing is None and self.failed is None:
             self._idle.clear()
             self._writing = asyncio.get_running_loop().create_task(self._run())
@@ -137,7 +145,8 @@ class Committer:
                 transaction = self._seal(new, settled, changes)
                 await self._store.write(transaction.batch)
             except Exception as error:
-                self._fail(error if isinstance(error, CommitError) else CommitError(repr(error)), new)
+                # A new one: the traceback of `error` holds the batch, and that holds the database open.
+                self._fail(CommitError(str(error) if isinstance(error, CommitError) else repr(error)), new)
                 return
             self._counts.commit_seconds.observe(time.perf_counter() - started)
             self._counts.commit_messages.observe(len(new) + len(settled) + len(changes))

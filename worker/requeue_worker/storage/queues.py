@@ -53,6 +53,7 @@ class Lane:
         "ready",
         "released",
         "unsettled",
+        "watched_ns",
     )
 
     def __init__(self, queue: QueueState, priority: int, checkpoint: bytes | None = None) -> None:
@@ -66,7 +67,7 @@ class Lane:
         self.cursor = self.checkpoint
         #: time of the first record at or beyond the cursor: 0 not known yet, NEVER none
         self.head_due_ns = NEVER
-        #: read, but not yet dispatched
+        #: read, but not yet dispatched; in due order
         self.ready: deque[tuple[bytes, bytes]] = deque()
         #: every key below the cursor whose removal is not durable yet; a Delivery while in flight, else None
         self.unsettled: dict[bytes, Delivery | None] = {}
@@ -77,6 +78,8 @@ class Lane:
         #: keys whose removal became durable while a read was under way: that read may still return them
         self.released: list[bytes] = []
         self.reading = False
+        #: the scheduler's wake-up for this lane
+        self.watched_ns = NEVER
 
     def release(self, key: bytes) -> None:
         """The removal of `key` is durable."""
@@ -97,18 +100,22 @@ class Lane:
         self.cursor = min(self.cursor, key)
         return self._advance_head(time_of(key))
 
-    def note_read(self, records: list[tuple[bytes, bytes]], next_key: bytes | None, more: bool) -> None:
-        """A read from the cursor came back: `records` are due, `next_key` is the first that is not.
+    def note_read(
+        self, records: list[tuple[bytes, bytes]], next_key: bytes | None, more: bool
+    ) -> list[tuple[bytes, bytes]]:
+        """A read from the cursor came back: `records` are due soon, `next_key` is the first that is not.
 
-        `more` says that the read stopped at its limit, so what follows is not known.
+        `more` says that the read stopped at its limit, so what follows is not known. Returns what is new in `ready`.
         """
         self.reading = False
-        unsettled, ready = self.unsettled, self.ready
-        for item in records:
-            key = item[0]
-            if key not in unsettled:
-                unsettled[key] = None
-                ready.append(item)
+        unsettled = self.unsettled
+        fresh = [item for item in records if item[0] not in unsettled]
+        if fresh:
+            unsettled.update([(item[0], None) for item in fresh])
+            in_order = not self.ready or self.ready[-1][0] < fresh[0][0]
+            self.ready.extend(fresh)
+            if not in_order:
+                self.ready = deque(sorted(self.ready))
         if next_key is not None:
             self.cursor, self.head_due_ns = next_key, time_of(next_key)
         else:
@@ -122,6 +129,7 @@ class Lane:
         for key in self.released:
             unsettled.pop(key, None)
         self.released.clear()
+        return fresh
 
     def _advance_head(self, due_ns: int) -> bool:
         if due_ns < self.head_due_ns:

@@ -135,10 +135,13 @@ class Store:
         """Values of message keys, None for those that are gone."""
         return await self._read(lambda: [self._engine.get(MESSAGES, key) for key in keys])
 
-    async def dead_before(self, queue: str, before_ns: int, limit: int) -> list[tuple[bytes, bytes]]:
-        """A queue's oldest dead letters that died before this time."""
+    async def dead_before(
+        self, queue: str, before_ns: int, limit: int, after: bytes = b""
+    ) -> list[tuple[bytes, bytes]]:
+        """A queue's oldest dead letters that died before this time; with `after` those behind that key."""
         prefix = queue_prefix(queue)
-        return await self._read(partial(self._slice, DEAD, prefix, prefix + TIME.pack(before_ns), limit))
+        start = after + b"\x00" if after else prefix
+        return await self._read(partial(self._slice, DEAD, start, prefix + TIME.pack(before_ns), limit))
 
     async def marks(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Entries of the `meta` family with this prefix."""

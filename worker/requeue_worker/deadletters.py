@@ -67,12 +67,25 @@ class DeadLetters:
 
     async def load(self) -> None:
         """Take over what an earlier run left: refused messages kept, and marks of unpublished dead letters."""
-        for key, value in await self._store.dead_before(INVALID_QUEUE, NEVER, 10 * self._invalid_kept + 1):
-            self._invalid.append((key, decode(value).size))
+        await self._load_invalid()
         marks = await self._store.marks(MARK, 1_000_000)
         self._to_publish.extend(key[len(MARK) :] for key, _ in marks)
 
     # -- refused messages ------------------------------------------------------------------------------------
+
+    async def _load_invalid(self) -> None:
+        """Remember what is kept, and let the oldest go where `invalid_kept` is less than it was."""
+        queue = self._registry.by_name.get(INVALID_QUEUE)
+        if queue is None:
+            return
+        surplus, last = max(queue.dead - self._invalid_kept, 0), b""
+        while page := await self._store.dead_before(INVALID_QUEUE, NEVER, _PAGE, after=last):
+            last = page[-1][0]
+            letters = [(key, decode(value).size) for key, value in page]
+            if surplus:
+                await self._committer.commit(_RemoveDead(queue, letters[:surplus]))
+            self._invalid.extend(letters[surplus:])
+            surplus = max(surplus - len(letters), 0)
 
     def keep_invalid(self, raw: Raw, error: RefusedError, answer: Callable[[], None]) -> None:
         """Keep a refused message as dead letter `invalid` (the oldest goes beyond `invalid_kept`), then `answer`."""

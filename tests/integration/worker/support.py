@@ -331,29 +331,49 @@ def is_ack(msg: Msg) -> bool:
     return msg.data == b"" and (msg.headers is None or set(msg.headers) == {"Requeue-Duplicate"})
 
 
-async def ask(nc: Client, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
-    """A request whose answer comes as it is: nats-py's own turns a status into an exception."""
-    return await (await ask_later(nc, subject, payload, headers))()
+class Asked:
+    """A request under way. Its answer comes as it is: nats-py's own turns a status into an exception."""
+
+    def __init__(self) -> None:
+        self._answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+    @property
+    def answered(self) -> bool:
+        return self._answer.done()
+
+    async def on_answer(self, msg: Msg) -> None:
+        assert not self.answered, f"a second answer: {msg.data!r}"
+        self._answer.set_result(msg)
+
+    async def answer(self) -> Msg:
+        return await asyncio.wait_for(asyncio.shield(self._answer), WAIT_S)
 
 
-async def ask_later(
-    nc: Client, subject: str, payload: bytes, headers: dict[str, str] | None = None
-) -> Callable[[], Awaitable[Msg]]:
-    """Send a request, and return a function that waits for its answer."""
-    answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-
-    async def on_answer(msg: Msg) -> None:
-        assert not answer.done(), f"a second answer: {msg.data!r}"
-        answer.set_result(msg)
-
+async def ask_later(nc: Client, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Asked:
+    """Send a request and do not wait for its answer."""
+    asked = Asked()
     inbox = nc.new_inbox()
-    await nc.subscribe(inbox, cb=on_answer)
+    await nc.subscribe(inbox, cb=asked.on_answer)
     await nc.publish(subject, payload, reply=inbox, headers=headers)
+    return asked
 
-    async def wait() -> Msg:
-        return await asyncio.wait_for(asyncio.shield(answer), WAIT_S)
 
-    return wait
+async def ask(nc: Client, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
+    """Send a request and wait for its answer."""
+    return await (await ask_later(nc, subject, payload, headers)).answer()
+
+
+def refusal_of(msg: Msg) -> tuple[int, str]:
+    """Code and text of a refusal, checked for what every refusal has."""
+    headers = headers_of(msg)
+    code, text = int(headers["Nats-Service-Error-Code"]), headers["Nats-Service-Error"]
+    if 400 <= code < 429:
+        assert msg.data == f"-ERR {code} {text}".encode()
+        assert "Status" not in headers
+    else:
+        assert (msg.data, headers["Status"]) == (b"", "503")
+        assert headers["Description"] == text
+    return code, text
 
 
 @asynccontextmanager
@@ -373,3 +393,9 @@ async def raw_listen(client: BulkClient, subject: str) -> list[Raw]:
     await client.subscribe_hot(subject, received.extend)
     await client.flush()
     return received
+
+
+def raw_message(subject: str, block: bytes, payload: bytes, reply: str = "") -> bytes:
+    """A HPUB operation with a header block that stands as it is."""
+    size = len(block)
+    return f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode() + block + payload + b"\r\n"

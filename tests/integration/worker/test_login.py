@@ -176,7 +176,6 @@ def test_a_server_of_another_ca_is_not_trusted(
 
 
 @needs_openssl
-@pytest.mark.xfail(strict=True, reason="nats-py goes on in the clear when the server offers no TLS")
 def test_a_server_without_tls_is_not_used_when_tls_was_asked_for(
     nats_server_factory: NatsServerFactory, worker_factory: WorkerFactory, certificates: Path
 ) -> None:

@@ -30,6 +30,8 @@ _USED = (
     "_process_op_err",
     "_connect_to_server",
     "_attempt_reconnect",
+    "_process_info",
+    "_current_server",
 )
 
 
@@ -49,8 +51,9 @@ class WideTransport(TcpTransport):  # type: ignore[misc, unused-ignore]
 class BulkClient(Client):  # type: ignore[misc, unused-ignore]
     """A NATS client whose hot subscriptions are read in bulk and whose publishes go out in chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, require_tls: bool = False) -> None:
         super().__init__()
+        self._require_tls = require_tls
         missing = [name for name in _USED if not hasattr(self, name)]
         if missing:
             raise ClientLibraryChanged(
@@ -63,6 +66,20 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         if s.uri.scheme not in ("ws", "wss") and not isinstance(self._transport, WideTransport):
             self._transport = WideTransport()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Refuse a server that offers no TLS where TLS was asked for, before any secret is sent.
+
+        nats-py would go on in the clear.
+        """
+        wanted = self._require_tls or (self._current_server and self._current_server.uri.scheme == "tls")
+        offered = info.get("tls_required") or self.options["tls_handshake_first"]
+        if initial_connection and wanted and not offered:
+            raise errors.Error(
+                "nats: TLS is asked for and the server offers none: use nats:// without TLS settings, or "
+                "set up TLS on the server"
+            )
+        await super()._process_info(info, initial_connection)
 
     async def _process_err(self, err_msg: str) -> None:
         """Reconnect on any error that the server closes the connection for.

@@ -38,7 +38,7 @@ class Broker:
     def __init__(self, settings: NatsSettings, listener: Listener) -> None:
         self._settings = settings
         self._listener = listener
-        self._client = BulkClient()
+        self._client = BulkClient(require_tls=settings.tls.in_use)
         self._intake: Any = None
         self._closing = False
         #: counts connections, so that a delivery knows whether its own still stands

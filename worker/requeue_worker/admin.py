@@ -1,6 +1,7 @@
 """Requests about single messages on `_requeue.admin.*`: cancel and reschedule by the publisher's `Nats-Msg-Id`.
 
 Every instance answers for itself. A message in flight can't be cancelled or moved: it is counted as `in_flight`.
+Edges j (rescheduled) and k (cancelled) of docs/architecture.md.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def key_time_ns(due_ns: int, deadline_ns: int) -> int:
 
 @dataclass(slots=True)
 class Requeue:
-    """Edges d and e: the message is due again at `due_ns`; `attempt` is remembered when one was spent."""
+    """Edges d, e and j: the message is due again at `due_ns`; `attempt` is remembered when one was spent."""
 
     lane: Lane
     key: bytes
@@ -47,7 +47,7 @@ class Requeue:
 
 @dataclass(slots=True)
 class Remove:
-    """Edge h, and cancel: the message goes without a trace but its count. `done` hears when that is durable."""
+    """Edges h and k: the message goes without a trace but its count. `done` hears when that is durable."""
 
     lane: Lane
     key: bytes

@@ -88,7 +88,7 @@ class DeadLetters:
             surplus = max(surplus - len(letters), 0)
 
     def keep_invalid(self, raw: Raw, error: RefusedError, answer: Callable[[], None]) -> None:
-        """Keep a refused message as dead letter `invalid` (the oldest goes beyond `invalid_kept`), then `answer`."""
+        """Edge i. Keep a refused message as dead letter `invalid` (the oldest goes beyond `invalid_kept`), then `answer`."""
         _, _, headers, payload = raw
         block = headers or b""
         now_ns = self._clock()
@@ -118,7 +118,7 @@ class DeadLetters:
         self._committer.submit(_KeepInvalid(self, queue, value, len(block) + len(payload), answer))
 
     def add_invalid(self, transaction: Transaction, queue: QueueState, value: bytes, size: int) -> None:
-        """Write a refused message, and let the oldest go."""
+        """Write a refused message, and let the oldest go (edge l)."""
         self._committer.waiting_bytes -= len(value)
         key = transaction.add_dead(queue, self._committer.mint_id(), value, size)
         self._invalid.append((key, size))
@@ -183,7 +183,7 @@ class DeadLetters:
         self._retention_due_ns.clear()
 
     async def retain_forever(self) -> None:
-        """Remove dead letters beyond their queue's retention, once a minute and in small transactions."""
+        """Edge l. Remove dead letters beyond their queue's retention, once a minute and in small transactions."""
         while True:
             for queue in list(self._registry):
                 if queue.dead and queue.name != INVALID_QUEUE:

@@ -66,7 +66,7 @@ class Replayer:
     # -- out -------------------------------------------------------------------------------------------------
 
     def send(self, lane: Lane, items: list[tuple[bytes, bytes]], now_ns: int, out: list[bytes]) -> int:
-        """Put these messages in flight and append their protocol bytes to `out`. Returns the bytes appended.
+        """Edge b. Put these messages in flight and append their protocol bytes to `out`. Returns the bytes appended.
 
         One whose deadline or size forbids a replay is buried or dropped instead.
         """

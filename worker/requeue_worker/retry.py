@@ -1,7 +1,7 @@
 """Retry policy, pure: what became of a dispatch, and what is to happen with the message now.
 
-Nothing here does I/O or reads a clock; the replayer applies the decision. Edges a to h are those of the state diagram in
-docs/architecture.md.
+Nothing here does I/O or reads a clock; the replayer applies the decision. Edges c, d, e, f, g and h are those of
+the state diagram in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def decide(
 
 
 def expire(policy: QueuePolicy) -> Bury | Drop:
-    """What happens to a message whose deadline has passed."""
+    """What happens to a message whose deadline has passed: edge g or edge h."""
     if policy.on_expire == "drop":
         return Drop(DeadReason.EXPIRED, "its deadline passed")
     return Bury(DeadReason.EXPIRED, "its deadline passed")

@@ -60,7 +60,7 @@ class Transaction:
     # -- bulk paths ------------------------------------------------------------------------------------------
 
     def insert_new(self, messages: Iterable[NewMessage], ids: Ids) -> None:
-        """Store accepted messages: due = now + delay, deadline = now + ttl, key at the earlier of the two."""
+        """Edge a. Store accepted messages: due = now + delay, deadline = now + ttl, key at the earlier of the two."""
         put, pack, now_ns = self.batch.put, TIME_ID.pack, self.now_ns
         epoch, sequence = ids.epoch, ids.sequence
         times_for_ttl: dict[int, tuple[int, bytes]] = {}

@@ -4,6 +4,8 @@ Each raises ValueError (MalformedMessage for a queue name) with what was wrong a
 caller adds the name of the header.
 """
 
+from functools import lru_cache
+
 from requeue_protocol.durations import NS_PER_S, parse_duration, rfc3339_to_ns
 from requeue_protocol.envelope import MAX_U64, Backoff
 from requeue_protocol.subjects import check_queue_name
@@ -50,6 +52,7 @@ def read_retries(value: bytes) -> int:
     return int(text)
 
 
+@lru_cache(maxsize=512)
 def read_duration(value: bytes) -> int:
     """Nanoseconds of a Go duration."""
     return parse_duration(_text(value))

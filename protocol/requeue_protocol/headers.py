@@ -79,6 +79,11 @@ class IntakePolicy:
 
 NO_POLICY = IntakePolicy()
 
+# Clients send the same policy again and again: it is read once. Bounded, and refusals are not kept.
+_CACHED = 512
+_CACHED_BYTES = 1024
+_policies: dict[tuple[tuple[bytes, bytes], ...], IntakePolicy] = {}
+
 
 def read_intake_headers(block: bytes) -> IntakePolicy:
     """The policy in a message's headers. Raises MalformedMessage with header, value and what is right.
@@ -87,9 +92,21 @@ def read_intake_headers(block: bytes) -> IntakePolicy:
     """
     if _BLOCK.fullmatch(block) is None:
         raise MalformedMessage(_what_is_wrong(block))
-    values = {name.lower(): value for name, value in _OURS.findall(block)}
-    if not values:
+    pairs = tuple(_OURS.findall(block))
+    if not pairs:
         return NO_POLICY
+    policy = _policies.get(pairs)
+    if policy is None:
+        policy = _read_policy(pairs)
+        if len(block) <= _CACHED_BYTES:
+            if len(_policies) >= _CACHED:
+                _policies.clear()  # ids or subjects that never repeat: rather read again than grow
+            _policies[pairs] = policy
+    return policy
+
+
+def _read_policy(pairs: tuple[tuple[bytes, bytes], ...]) -> IntakePolicy:
+    values = {name.lower(): value for name, value in pairs}
     for name in values:
         if name not in _KNOWN:
             raise MalformedMessage(_unknown(name))

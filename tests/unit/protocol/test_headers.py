@@ -133,6 +133,16 @@ def test_on_repeated_names_the_last_value_wins() -> None:
     assert header_value(repeated, "Requeue-Delay") == "2s"
 
 
+def test_the_cache_of_policies_is_bounded_and_never_changes_one() -> None:
+    for number in range(3_000):
+        unique = block(f"Nats-Msg-Id: {number}", "Requeue-Delay: 1s", "X: " + "x" * (number % 2 * 2000))
+        for _ in range(2):
+            assert read_intake_headers(unique) == IntakePolicy(msg_id=str(number).encode(), delay_ns=S)
+        with pytest.raises(MalformedMessage):
+            read_intake_headers(block("Requeue-Delay: 1s", f"Requeue-Priority: 1{number}"))
+    assert 0 < len(h._policies) <= 512
+
+
 def test_delay_and_at_exclude_each_other() -> None:
     with pytest.raises(MalformedMessage, match="both Requeue-Delay and Requeue-At"):
         read_intake_headers(block("Requeue-Delay: 1s", "Requeue-At: 2030-01-01T00:00:00Z"))

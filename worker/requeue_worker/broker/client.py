@@ -7,6 +7,7 @@ test checks their behaviour against a real server.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -38,10 +39,6 @@ _USED = (
 class WideTransport(TcpTransport):  # type: ignore[misc, unused-ignore]
     """TCP with reads of READ_BYTES instead of nats-py's 32 KiB: fewer wake-ups for the same bytes."""
 
-    async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
-        """Connect with a larger stream buffer."""
-        await super().connect(uri, max(buffer_size, READ_BYTES), connect_timeout)
-
     async def read(self, buffer_size: int) -> bytes:
         """Read what is there, up to READ_BYTES."""
         data: bytes = await super().read(READ_BYTES)
@@ -63,9 +60,14 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         self._ps: BulkParser = BulkParser(self)
 
     async def _connect_to_server(self, s: Any) -> None:
-        if s.uri.scheme not in ("ws", "wss") and not isinstance(self._transport, WideTransport):
+        """As nats-py's, with our transport: its own takes a transport that is not connected for none."""
+        if s.uri.scheme in ("ws", "wss"):
+            await super()._connect_to_server(s)
+            return
+        s.last_attempt = time.monotonic()
+        if not isinstance(self._transport, WideTransport):
             self._transport = WideTransport()  # type: ignore[no-untyped-call]
-        await super()._connect_to_server(s)
+        await self._transport.connect(s.uri, READ_BYTES, self.options["connect_timeout"])
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Refuse a server that offers no TLS where TLS was asked for, before any secret is sent.

@@ -88,7 +88,9 @@ class RequeueClient:
         last: list[Exception] = []
 
         async def on_error(error: Exception) -> None:
-            last[:] = [error]
+            # What the server says tells more than the reset that may follow it.
+            if not last or isinstance(error, nats.errors.Error) or not isinstance(last[0], nats.errors.Error):
+                last[:] = [error]
             _logger.warning("nats: %s", error)
 
         try:
@@ -131,6 +133,7 @@ class RequeueClient:
 
         What is unanswered stays so.
         """
+        self._publisher.close()
         await self._inbox.close()
         if self._owns_connection and not self.nc.is_closed:
             await self.nc.close()
@@ -159,7 +162,7 @@ class RequeueClient:
             NotConnected: NATS could not be reached in all that time.
         """
         patience = self._patience(timeout, attempts)
-        return await (await self._publisher.submit(encode(Message(subject, payload, **options)), patience))
+        return await self._publisher.publish(encode(Message(subject, payload, **options)), patience)
 
     def publish_many(
         self,
@@ -212,7 +215,7 @@ class RequeueClient:
         if outcome.retry_delay_ns is not None and message.delay is None and message.at is None:
             later = replace(message, delay=requests.delay_for(outcome), msg_id=encoded.msg_id)
             encoded = encode(later)._replace(own_id=encoded.own_id)
-        return Requeued(await (await self._publisher.submit(encoded, patience)), outcome.reason)
+        return Requeued(await self._publisher.publish(encoded, patience), outcome.reason)
 
     async def cancel(self, msg_id: str, *, timeout: Duration = _ADMIN_TIMEOUT) -> AdminResult:
         """Remove the pending messages with this `Nats-Msg-Id`, at every worker instance.

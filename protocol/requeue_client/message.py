@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from secrets import token_hex
+from functools import lru_cache
+from os import urandom
 from typing import Literal, NamedTuple, TypedDict
 
 from requeue_protocol import headers as h
@@ -98,15 +99,33 @@ def encode(message: Message) -> Encoded:
         raise InvalidMessage(f"the payload is {type(message.payload).__name__}; give bytes (text.encode())")
     try:
         own, msg_id = _own_headers(message)
+        if msg_id is not None:
+            own[h.MSG_ID] = msg_id
         made_up = msg_id is None
         if msg_id is None:
-            msg_id = token_hex(16)
+            msg_id = urandom(16).hex()
         policy, data = _as_envelope(message) if message.envelope else _as_plain(message)
         headers = {**policy, **own, h.MSG_ID: msg_id}
-        size = len(h.build_headers(headers.items())) + len(data)
+        size = _block_size(own, headers) + len(data)
     except (TypeError, ValueError, MalformedMessage) as wrong:
         raise InvalidMessage(str(wrong)) from None
     return Encoded(headers, data, msg_id, made_up, size)
+
+
+def _block_size(own: dict[str, str], headers: dict[str, str]) -> int:
+    """Bytes of the header block. Raises ValueError where the caller's own headers would break it.
+
+    The rest is made here and safe; the block itself is built once more by nats-py.
+    """
+    if own:
+        h.build_headers(own.items())
+    values = "".join(headers.values())
+    lines = (
+        sum(map(len, headers))
+        + 4 * len(headers)
+        + (len(values) if values.isascii() else len(values.encode()))
+    )
+    return len("NATS/1.0\r\n") + lines + len("\r\n")
 
 
 def check_size(size: int, max_payload: int) -> None:
@@ -150,7 +169,7 @@ def _as_plain(message: Message) -> tuple[dict[str, str], bytes]:
     """Policy headers and payload of the plain intake."""
     if message.delay is not None and message.at is not None:
         raise ValueError("both delay and at are given; give one of them")
-    check_publish_subject(message.subject.encode())
+    _check_subject(message.subject)
     headers = {h.SUBJECT: message.subject}
     if message.queue is not None:
         check_queue_name(message.queue)
@@ -214,7 +233,18 @@ def _add_durations(headers: dict[str, str], message: Message, fields: tuple[tupl
     for name, header in fields:
         value: Duration | None = getattr(message, name)
         if value is not None:
-            headers[header] = format_duration(duration_ns(value, name))
+            headers[header] = _duration_text(value, name)
+
+
+# Callers that publish a lot say the same few durations and subjects again and again.
+@lru_cache(maxsize=1024, typed=True)
+def _duration_text(value: Duration, name: str) -> str:
+    return format_duration(duration_ns(value, name))
+
+
+@lru_cache(maxsize=4096)
+def _check_subject(subject: str) -> None:
+    check_publish_subject(subject.encode())
 
 
 def _add_priority(headers: dict[str, str], message: Message) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass
 
 from requeue_client.errors import RequeueError
 from requeue_client.message import Message, encode
-from requeue_client.publisher import Ack, Patience, Publisher
+from requeue_client.publisher import Ack, Delivery, Patience, Publisher
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ async def publish_many(
                 await flight.wake.wait()
     finally:
         feeder.cancel()
-        for future in list(flight.on_the_way):
-            future.cancel()
+        for delivery in flight.on_the_way.values():
+            delivery.forget()
 
 
 class _Flight:
@@ -70,61 +70,47 @@ class _Flight:
         self._publisher = publisher
         self._patience = patience
         self._window = window
-        self.on_the_way: set[asyncio.Future[Ack]] = set()
+        self.on_the_way: dict[int, Delivery] = {}
         self.settled: deque[Outcome] = deque()
         self.wake = asyncio.Event()
         self.room = asyncio.Event()
+        self._read = 0
 
     async def feed(self, messages: Iterable[Message] | AsyncIterable[Message]) -> None:
         """Submit all messages, each as soon as there is room for it."""
-        source = _enumerated(messages)
-        while True:
-            while len(self.on_the_way) + len(self.settled) >= self._window:
-                self.room.clear()
-                await self.room.wait()
-            entry = await anext(source, None)
-            if entry is None:
-                return
-            await self._submit(*entry)
-
-    async def _submit(self, index: int, message: Message) -> None:
-        try:
-            future = await self._publisher.submit(encode(message), self._patience)
-        except RequeueError as error:
-            self._settle(Outcome(index, message, None, error))
-            return
-
-        def arrived(future: asyncio.Future[Ack]) -> None:
-            self.on_the_way.discard(future)
-            if not future.cancelled():
-                self._settle(_outcome(index, message, future))
-
-        self.on_the_way.add(future)
-        future.add_done_callback(arrived)
-
-    def _settle(self, outcome: Outcome) -> None:
-        self.settled.append(outcome)
-        self.wake.set()
-
-
-def _outcome(index: int, message: Message, future: asyncio.Future[Ack]) -> Outcome:
-    error = future.exception()
-    if error is None:
-        return Outcome(index, message, future.result(), None)
-    if isinstance(error, RequeueError):
-        return Outcome(index, message, None, error)
-    raise error
-
-
-async def _enumerated(
-    messages: Iterable[Message] | AsyncIterable[Message],
-) -> AsyncIterator[tuple[int, Message]]:
-    index = 0
-    if isinstance(messages, AsyncIterable):
-        async for message in messages:
-            yield index, message
-            index += 1
-    else:
+        if isinstance(messages, AsyncIterable):
+            source = aiter(messages)
+            while True:
+                await self._wait_for_room()
+                message = await anext(source, None)
+                if message is None:
+                    return
+                await self._submit(message)
         for message in messages:
-            yield index, message
-            index += 1
+            await self._submit(message)
+            await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        while len(self.on_the_way) + len(self.settled) >= self._window:
+            self.room.clear()
+            await self.room.wait()
+
+    async def _submit(self, message: Message) -> None:
+        index = self._read
+        self._read += 1
+
+        def settle(result: Ack | RequeueError) -> None:
+            self.on_the_way.pop(index, None)
+            if isinstance(result, RequeueError):
+                self.settled.append(Outcome(index, message, None, result))
+            else:
+                self.settled.append(Outcome(index, message, result, None))
+            self.wake.set()
+
+        try:
+            delivery = await self._publisher.deliver(encode(message), self._patience, settle)
+        except RequeueError as error:
+            settle(error)
+            return
+        if delivery.pending:
+            self.on_the_way[index] = delivery

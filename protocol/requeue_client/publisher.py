@@ -26,6 +26,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from requeue_protocol.replies import parse_intake_reply
 
+from requeue_client.alarms import Alarms
 from requeue_client.backoff import BackoffShape, ExponentialBackOff
 from requeue_client.errors import (
     InvalidMessage,
@@ -77,64 +78,113 @@ class Publisher:
         self.nc = nc
         self.inbox = inbox
         self.intake_subject = intake_subject
+        self.on_the_way: dict[str, Delivery] = {}
+        self.alarms = Alarms(self.on_the_way.get)
         self._resending: set[asyncio.Task[None]] = set()
 
-    async def submit(self, encoded: Encoded, patience: Patience) -> asyncio.Future[Ack]:
-        """Send a message and give the future of its ack, which fails with a RequeueError.
+    async def publish(self, encoded: Encoded, patience: Patience) -> Ack:
+        """Send a message and wait for its ack. Raises RequeueError.
 
-        Waits only for room in the connection's buffer. Cancelling the future forgets the message here; what
-        was sent may still reach the disk.
+        Cancelling forgets the message here; what was sent may still reach the disk.
         """
-        await self.inbox.open()
-        delivery = _Delivery(self, encoded, patience)
-        await delivery.send()
-        return delivery.done
+        done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
 
-    def resend(self, delivery: _Delivery) -> None:
+        def settle(result: Ack | RequeueError) -> None:
+            if done.done():
+                return
+            if isinstance(result, RequeueError):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+        delivery = await self.deliver(encoded, patience, settle)
+        try:
+            return await done
+        finally:
+            delivery.forget()
+
+    async def deliver(
+        self, encoded: Encoded, patience: Patience, on_done: Callable[[Ack | RequeueError], None]
+    ) -> Delivery:
+        """Send a message, waiting only for room in the connection's buffer; `on_done` is called once, maybe before."""
+        await self.inbox.open()
+        delivery = Delivery(self, encoded, patience, on_done)
+        try:
+            await delivery.send()
+        except asyncio.CancelledError:
+            delivery.forget()
+            raise
+        return delivery
+
+    def close(self) -> None:
+        """Repeat nothing any more; what is unanswered fails."""
+        for delivery in list(self.on_the_way.values()):
+            delivery.give_up()
+        self.alarms.close()
+
+    def resend(self, delivery: Delivery) -> None:
         """Send again, from a timer."""
         task = asyncio.get_running_loop().create_task(delivery.send())
         self._resending.add(task)
         task.add_done_callback(self._resending.discard)
 
 
-class _Delivery:
+class Delivery:
     """One message on its way, over all its sends."""
 
     __slots__ = (
         "_backoff",
         "_deadline_s",
         "_encoded",
+        "_on_done",
         "_patience",
         "_publisher",
         "_refusal",
         "_reply",
         "_sent",
-        "_timer",
         "_unanswered",
-        "done",
+        "_when_woken",
+        "wake_tick",
     )
 
-    def __init__(self, publisher: Publisher, encoded: Encoded, patience: Patience) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        encoded: Encoded,
+        patience: Patience,
+        on_done: Callable[[Ack | RequeueError], None],
+    ) -> None:
         self._publisher = publisher
         self._encoded = encoded
         self._patience = patience
+        self._on_done = on_done
         self._deadline_s = time.monotonic() + patience.timeout_s
         self._backoff: ExponentialBackOff | None = None
         self._sent = 0
         self._unanswered = False
         self._refusal: RefusedError | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.wake_tick = 0
+        self._when_woken: Callable[[], None] = self._not_answered
         self._reply = publisher.inbox.expect(self._answered)
-        self.done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
-        self.done.add_done_callback(self._forget)
+        publisher.on_the_way[self._reply] = self
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is still to be settled."""
+        return self._reply in self._publisher.on_the_way
+
+    def forget(self) -> None:
+        """Care no more about it; `on_done` is not called."""
+        self._publisher.inbox.forget(self._reply)
+        self._publisher.on_the_way.pop(self._reply, None)
 
     async def send(self) -> None:
-        """Send once, and set the timer that acts when no answer comes."""
-        if self.done.done():
+        """Send once, and set the alarm for the case that no answer comes."""
+        if not self.pending:
             return
         nc = self._publisher.nc
         if nc.is_closed or nc.is_draining:
-            self._fail(NotConnected("the connection to NATS is closed; make a new one"))
+            self._finish(NotConnected("the connection to NATS is closed; make a new one"))
         elif not nc.is_connected:
             self._wait_for_connection()
         else:
@@ -143,11 +193,10 @@ class _Delivery:
     async def _send(self, nc: Client) -> None:
         encoded = self._encoded
         try:
-            check_size(
-                encoded.size, nc.max_payload
-            )  # anew: a reconnect may have led to a server with another limit
+            # Each time: a reconnect may have led to a server with another limit.
+            check_size(encoded.size, nc.max_payload)
         except MessageTooLarge as refusal:
-            self._fail(refusal)
+            self._finish(refusal)
             return
         self._sent += 1
         left_s = self._deadline_s - time.monotonic()
@@ -156,7 +205,7 @@ class _Delivery:
         try:
             await nc.publish(self._publisher.intake_subject, encoded.data, self._reply, encoded.headers)
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
-            self._fail(NotConnected("the connection to NATS is closed; make a new one"))
+            self._finish(NotConnected("the connection to NATS is closed; make a new one"))
         except nats.errors.OutboundBufferLimitError:  # the connection broke a moment ago
             self._sent -= 1
             self._wait_for_connection()
@@ -165,28 +214,30 @@ class _Delivery:
             nats.errors.BadSubjectError,
             nats.errors.MaxPayloadError,
         ) as wrong:
-            self._fail(InvalidMessage(str(wrong)))
+            self._finish(InvalidMessage(str(wrong)))
 
     def _wait_for_connection(self) -> None:
         if time.monotonic() >= self._deadline_s:
-            self._give_up()
+            self.give_up()
         else:
             self._after(_CONNECTION_POLL_S, self._resend)
 
+    def wake(self) -> None:
+        """Do what was to be done when no answer came."""
+        self._when_woken()
+
     def _answered(self, msg: Msg) -> None:
-        if self.done.done():
-            return
         try:
             answer = answer_of(msg)
             duplicate = parse_intake_reply(answer.headers, answer.payload).duplicate
         except PermanentRefusal as refusal:
-            self._fail(refusal)
+            self._finish(refusal)
         except RefusedError as refusal:
             self._refusal = refusal
             self._again()
         else:
             encoded = self._encoded
-            self.done.set_result(Ack(duplicate and not encoded.own_id, encoded.msg_id, self._sent))
+            self._finish(Ack(duplicate and not encoded.own_id, encoded.msg_id, self._sent))
 
     def _not_answered(self) -> None:
         self._unanswered = True
@@ -198,35 +249,31 @@ class _Delivery:
         wait_s = self._backoff.next_s() or 0.0
         exhausted = self._sent == self._patience.attempts
         if exhausted or time.monotonic() + wait_s >= self._deadline_s:
-            self._give_up()
+            self.give_up()
         else:
             self._after(wait_s, self._resend)
 
     def _resend(self) -> None:
         self._publisher.resend(self)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """End with what was the matter so far."""
         tries = f"{self._sent} attempt{'s' if self._sent != 1 else ''}"
         if self._unanswered:
             last = f"; the last refusal was: {self._refusal}" if self._refusal is not None else ""
             msg_id = self._encoded.msg_id
             text = f"no worker acknowledged in {tries}; it may be on disk: repeat it with msg_id {msg_id!r}{last}"
-            self._fail(PublishTimeout(text, msg_id=msg_id, attempts=self._sent))
+            self._finish(PublishTimeout(text, msg_id=msg_id, attempts=self._sent))
         elif self._refusal is not None:
-            self._fail(self._refusal)
+            self._finish(self._refusal)
         else:
-            self._fail(NotConnected("NATS could not be reached in time; nothing was sent"))
+            self._finish(NotConnected("NATS could not be reached in time; nothing was sent"))
 
-    def _fail(self, error: RequeueError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+    def _finish(self, result: Ack | RequeueError) -> None:
+        if self.pending:
+            self.forget()
+            self._on_done(result)
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.done.get_loop().call_later(max(0.0, seconds), action)
-
-    def _forget(self, _: asyncio.Future[Ack]) -> None:
-        self._publisher.inbox.forget(self._reply)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._when_woken = action
+        self._publisher.alarms.set(self._reply, self, max(0.0, seconds))

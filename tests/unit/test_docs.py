@@ -1,0 +1,351 @@
+"""The documentation holds: its commands run and print what they are said to, names exist, links lead somewhere.
+
+Fenced blocks are run in the order of their document, in one directory, against a real nats-server and worker:
+
+    ```python   whose first line is `# name.py`      is saved under that name (so is ```yaml)
+    ```console  lines with `$ `                      are typed into one shell; what follows is the expected output,
+                                                     with `...` for anything
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from requeue_client.local import find_executable, free_port
+from requeue_protocol.headers import POLICY_HEADERS
+from requeue_protocol.policy import QueuePolicy
+from requeue_worker.nats_settings import NatsSettings
+from requeue_worker.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND_S = 60.0
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+    @property
+    def file_name(self) -> str | None:
+        found = re.match(r"# ([\w.-]+\.(?:py|yaml))\n", self.text)
+        return found[1] if found else None
+
+
+def blocks_of(document: Path) -> list[Block]:
+    return [Block(*found) for found in _FENCE.findall(document.read_text())]
+
+
+def relative(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+RUNNABLE = [document for document in DOCUMENTS if any(b.language == "console" for b in blocks_of(document))]
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+class Shell:
+    """One bash in a directory of its own; everything it started is gone at the end."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        ports = {"4222": free_port(), "8080": free_port()}
+        self._ports = {f"127.0.0.1:{said}": f"127.0.0.1:{used}" for said, used in ports.items()}
+        tools = directory / ".tools"
+        tools.mkdir()
+        server = tools / "nats-server"
+        server.write_text(
+            f'#!/bin/sh\nexec {find_executable("nats-server", "")} -a 127.0.0.1 -p {ports["4222"]} "$@"\n'
+        )
+        server.chmod(0o755)
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("REQUEUE_", "NATS_"))
+        }
+        path = os.pathsep.join((str(tools), str(Path(sys.executable).parent), clean["PATH"]))
+        self._child = subprocess.Popen(
+            ["bash", "--norc", "--noprofile"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=directory,
+            env={
+                **clean,
+                "PATH": path,
+                "HOME": str(directory),
+                "REQUEUE_NATS_SERVERS": f"nats://127.0.0.1:{ports['4222']}",  # instead of the default port
+                "no_proxy": "*",
+            },
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            self._lines.put(line.rstrip("\n"))
+
+    def save(self, name: str, text: str) -> None:
+        (self.directory / name).write_text(self._with_ports(text))
+
+    def run(self, command: str) -> tuple[int, list[str]]:
+        """Exit code and output, both streams. What goes on in the background prints to files."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(self._with_ports(command) + '\necho "--done-- $?"\n')
+        self._child.stdin.flush()
+        lines: list[str] = []
+        deadline_s = time.monotonic() + _COMMAND_S
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            except queue.Empty:
+                raise TimeoutError(f"{command!r} still runs; its output: {lines}\n{self.logs()}") from None
+            done = re.fullmatch(r"(.*)--done-- (\d+)", line)
+            if done is None:
+                lines.append(line)
+                continue
+            return int(done[2]), [*lines, done[1]] if done[1] else lines
+
+    def logs(self) -> str:
+        return "\n".join(f"{log.name}:\n{log.read_text()[-2000:]}" for log in self.directory.glob("*.log"))
+
+    def end(self) -> None:
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+    def _with_ports(self, text: str) -> str:
+        for said, used in self._ports.items():
+            text = text.replace(said, used)
+        return text
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.end()
+
+
+def commands_in(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a console block with the lines said to follow it."""
+    command, output = "", []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            if command:
+                yield command, output
+            command, output = line[2:], []
+        else:
+            output.append(line)
+    yield command, output
+
+
+def as_pattern(lines: list[str]) -> str:
+    return re.escape("\n".join(lines)).replace(re.escape("..."), ".*")
+
+
+@pytest.mark.parametrize("document", RUNNABLE, ids=relative)
+def test_commands_of_document_run_and_print_what_it_says(document: Path, shell: Shell) -> None:
+    for block in blocks_of(document):
+        if block.file_name is not None:
+            shell.save(block.file_name, block.text)
+        if block.language != "console":
+            continue
+        for command, expected in commands_in(block.text):
+            code, printed = shell.run(command)
+            assert code == 0, f"{command}\n{printed}\n{shell.logs()}"
+            assert re.fullmatch(as_pattern(expected), "\n".join(printed), re.DOTALL), (
+                command,
+                printed,
+                expected,
+            )
+
+
+def test_every_python_block_is_a_file_that_a_command_runs() -> None:
+    for document in DOCUMENTS:
+        blocks = blocks_of(document)
+        console = "\n".join(block.text for block in blocks if block.language == "console")
+        for block in blocks:
+            if block.language == "python":
+                ast.parse(block.text)
+                assert block.file_name, f"{relative(document)}: a python block without a name cannot be run"
+                assert f"python {block.file_name}" in console, (
+                    f"{relative(document)}: {block.file_name} is not run"
+                )
+
+
+def test_readme_names_make_targets_and_extras_that_exist() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^    make (\w+)", readme, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    project = (ROOT / "pyproject.toml").read_text()
+    for extra in re.findall(r"'\.\[(\w+)\]'", readme):
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def test_headers_in_examples_for_other_clients_are_policy_headers() -> None:
+    said = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"-H ['\"]?(Requeue-[A-Za-z-]+):", document.read_text())
+    }
+    assert said
+    assert said <= set(POLICY_HEADERS)
+
+
+# -- links -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_links_of_document_lead_to_files_and_headings_that_exist(document: Path) -> None:
+    prose = _FENCE.sub("", document.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, heading = target.partition("#")
+        file = document.parent / name if name else document
+        assert file.exists(), f"{relative(document)} links to {target}"
+        if heading:
+            assert heading in anchors_of(file), f"{relative(document)} links to {target}"
+
+
+def anchors_of(file: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_decision_stands_in_the_index() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text()
+    files = sorted(path.name for path in (ROOT / "docs/adr").glob("0*.md"))
+    assert re.findall(r"\((0[^)]+\.md)\)", index) == files
+    for name in files:
+        text = (ROOT / "docs/adr" / name).read_text()
+        assert re.findall(r"^## (\w+)", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], name
+
+
+# -- architecture ------------------------------------------------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+WORKER = ROOT / "worker/requeue_worker"
+
+
+def edges_of_the_table() -> list[str]:
+    return re.findall(r"^\| ([a-z]) \w", ARCHITECTURE, re.MULTILINE)
+
+
+def test_edges_of_the_diagram_are_those_of_the_table_the_code_and_the_tests() -> None:
+    edges = edges_of_the_table()
+    assert edges == [chr(ord("a") + number) for number in range(len(edges))]
+    diagram = next(b.text for b in blocks_of(ROOT / "docs/architecture.md") if "IN FLIGHT" in b.text)
+    assert set(re.findall(r"(?<![A-Za-z])([a-z]) (?=[a-z]{3})", diagram)) == set(edges)
+    code = "\n".join(path.read_text() for path in WORKER.rglob("*.py"))
+    said = re.findall(r"\b[Ee]dges? ((?:[a-z]\b(?: \([a-z ,]+\))?(?:, | and | or edge )?)+)", code)
+    assert {letter for text in said for letter in re.findall(r"\b[a-z]\b", text)} == set(edges)
+    tests = (ROOT / "tests/integration/worker/test_states.py").read_text()
+    assert set(re.findall(r"def test_edge_([a-z])_", tests)) == set(edges)
+
+
+def test_modules_and_names_of_the_architecture_exist() -> None:
+    for name in re.findall(r"`((?:\w+/)*\w+\.py)`", ARCHITECTURE):
+        places = (WORKER / name, ROOT / "protocol/requeue_protocol" / name, ROOT / name)
+        assert any(place.exists() for place in places), name
+    modules = [
+        importlib.import_module("requeue_worker." + ".".join(path.relative_to(WORKER).with_suffix("").parts))
+        for path in WORKER.rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    ]
+    for said in re.findall(r"`([A-Z]\w+)\.(\w+)`", ARCHITECTURE):
+        owners = [getattr(module, said[0]) for module in modules if hasattr(module, said[0])]
+        assert any(has_attribute(owner, said[1]) for owner in owners), said
+
+
+# -- porting -----------------------------------------------------------------------------------------------------
+
+PORTING = (ROOT / "docs/porting.md").read_text()
+
+# Exported names of github.com/nickpoorman/nats-requeue at c0583b9: requeue.go, retry.go, protocol/, and the options of
+# internal/republisher, internal/reaper and internal/statspub that `RepublisherOptions` and `ReaperOptions` take.
+ORIGINAL = frozenset(
+    """
+Connect NewConn Conn Conn.Close Conn.HasBeenClosed Conn.NATSDisconnectErrHandler Conn.NATSErrorHandler
+Conn.NATSReconnectHandler Conn.NATSClosedHandler Option Options Options.Connect GetDefaultOptions ConnectContext DataDir
+BadgerWriteMsgErr NATSConnectionError NATSOptions NATSServers NATSSubject NATSQueueName RepublisherOptions ReaperOptions
+RetryRequest DefaultNatsServers DefaultNatsClientName DefaultNatsRetryOnFailure DefaultNatsSubject DefaultNatsQueueName
+DefaultNumConcurrentBatchTransactions
+RequeueMessage RequeueMessage.Retries RequeueMessage.TTL RequeueMessage.Delay RequeueMessage.BackoffStrategy
+RequeueMessage.QueueName RequeueMessage.OriginalSubject RequeueMessage.OriginalPayload RequeueMessage.Bytes
+RequeueMessage.MarshalBinary RequeueMessage.NewReader RequeueMessage.UnmarshalBinary DefaultRequeueMessage
+RequeueMessageFromNATS GetQueueName DefaultQueueName BackoffStrategy BackoffStrategy_Undefined
+BackoffStrategy_Exponential BackoffStrategy_Fixed InstanceStatsMessage InstanceStatsMessage.InstanceId
+InstanceStatsMessage.Queues InstanceStatsMessage.Bytes InstanceStatsMessage.MarshalBinary
+InstanceStatsMessage.UnmarshalBinary DefaultInstanceStatsMessage InstanceStatsMessageFromNATS QueueStatsMessage
+QueueStatsMessage.QueueName QueueStatsMessage.Enqueued QueueStatsMessage.InFlight QueueStatsMessage.Bytes
+QueueStatsMessage.MarshalBinary QueueStatsMessage.UnmarshalBinary
+RepublishInterval DefaultRepublisherInterval AckTimeout DefaultACKTimeout CheckpointCorrectionInterval
+DefaultCheckpointCorrectionInterval MaxInFlight DefaultMaxInFlight ReapInterval DefaultReapInterval ReapedCallbacks
+ReapedCallbackFunc StatsPublishInterval DefaultStatsPublisherInterval StatsSubject
+""".split()  # noqa: SIM905 - a word a name reads better than a hundred quoted lines
+)
+
+
+def rows_of_porting() -> list[tuple[str, str]]:
+    """The original's name and ours."""
+    return re.findall(r"^\| `([\w.]+)` \|[^|]*\| `([\w.]+)` \|", PORTING, re.MULTILINE)
+
+
+def test_every_exported_name_of_the_original_stands_in_the_porting_table() -> None:
+    assert sorted(original for original, _ in rows_of_porting()) == sorted(ORIGINAL)
+
+
+@pytest.mark.parametrize("ours", sorted({ours for _, ours in rows_of_porting()}))
+def test_our_name_in_the_porting_table_exists(ours: str) -> None:
+    parts = ours.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            assert has_attribute(found, name), f"{found} has no {name}"
+            found = getattr(found, name, None)
+        return
+    pytest.fail(f"{ours} cannot be imported")
+
+
+def has_attribute(owner: object, name: str) -> bool:
+    """Whether it has the attribute, as a field without a default too, or one that its `__init__` sets."""
+    if hasattr(owner, name) or name in getattr(owner, "model_fields", {}):
+        return True
+    if name in getattr(owner, "__dataclass_fields__", {}) or name in getattr(owner, "__slots__", ()):
+        return True
+    return inspect.isclass(owner) and f"self.{name} = " in inspect.getsource(owner)
+
+
+def test_defaults_that_are_said_to_be_kept_are_kept() -> None:
+    def default(model: type[object], field: str) -> object:
+        return model.model_fields[field].default  # type: ignore[attr-defined]
+
+    assert default(NatsSettings, "servers") == ("nats://127.0.0.1:4222",)
+    assert default(NatsSettings, "name") == "requeue-nats"
+    assert default(Settings, "subject") == "requeue.>"
+    assert default(Settings, "queue_group") == "requeue-workers"
+    assert default(Settings, "stats_interval_ns") == 5_000_000_000
+    assert default(QueuePolicy, "ack_timeout_ns") == 15_000_000_000
+    assert default(QueuePolicy, "max_in_flight") == 4096

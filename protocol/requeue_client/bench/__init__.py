@@ -9,7 +9,7 @@
 
 The load shares the machine with what it measures, so it has to be cheap: a client library costs 10 to 20 µs a
 message. Here a message is one formatted byte string and an ack one match of a regular expression, in batches
-as they are read: about 2 µs of CPU per published message and 3 µs per answered delivery (`generator_cpu_us`
+as they are read: about 3 µs of CPU per published message and 4 µs per answered delivery (`generator_cpu_us_per_msg`
 in every result says what it really was). In return it speaks plain NATS only: no TLS, no reconnect, user and
 password in the URL.
 """

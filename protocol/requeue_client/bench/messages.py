@@ -38,6 +38,7 @@ class Load:
     size: int = 256
     window: int = 1024
     queues: int = 1
+    intake: str = INTAKE_SUBJECT
 
     def queue(self, number: int) -> str:
         """Name of a queue; messages are dealt to the queues in turn."""
@@ -62,7 +63,7 @@ def _envelope_format(inbox: str, load: Load, queue: str) -> bytes:
     delay, stamp = struct.pack("<Q", _MARK), STAMP.pack(_MARK, _MARK)
     before, rest = envelope.split(delay, 1)
     between, after = rest.split(stamp, 1)
-    head = f"PUB {INTAKE_SUBJECT} {inbox}.".encode()
+    head = f"PUB {load.intake} {inbox}.".encode()
     size = f" {len(envelope)}\r\n".encode()
     parts = (head, b"%d", size, before, b"%b", between, b"%b", after, b"\r\n")
     return b"".join(part if part in (b"%d", b"%b") else _escape(part) for part in parts)
@@ -101,7 +102,7 @@ def plain(inbox: str, load: Load, due_at: DueAt) -> Compose:
         )
         sizes = f"{len(block)} {len(block) + load.size}"
         before, after = block.split(ns_to_rfc3339(0))
-        head = f"HPUB {INTAKE_SUBJECT} {inbox}.%d {sizes}\r\n{before}%b{after}%b"
+        head = f"HPUB {load.intake} {inbox}.%d {sizes}\r\n{before}%b{after}%b"
         formats.append(head.encode() + _escape(bytes(load.size - STAMP.size)) + b"\r\n")
     queues = load.queues
 

@@ -114,5 +114,7 @@ async def _stream(url: str) -> AsyncIterator[JetStreamContext]:
         await js.delete_stream(_STREAM)
     except (nats.errors.NoRespondersError, ServiceUnavailableError):
         raise WireError(f"{url} has no JetStream; start it with -js, or leave --peer out") from None
+    except nats.errors.Error as error:
+        raise WireError(f"JetStream on {url}: {error}") from error
     finally:
         await nc.close()

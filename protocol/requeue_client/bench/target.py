@@ -152,7 +152,7 @@ def costless_fsync(directory: Path) -> bool:
         return False
     for line in mounts.splitlines():
         _, at, filesystem, *_ = line.split()
-        inside = str(directory.resolve()).startswith(at.rstrip("/") + "/")
+        inside = f"{directory.resolve()}/".startswith(at.rstrip("/") + "/")
         if inside and len(at) >= len(best):
             best, kind = at, filesystem
     return kind in ("tmpfs", "ramfs")

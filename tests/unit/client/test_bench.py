@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import os
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from requeue_client.bench.figures import percentile, spread_ms
+from requeue_client.bench.figures import Result, percentile, spread_ms
 from requeue_client.bench.messages import (
     INTAKE_SUBJECT,
     ORIGINAL_SUBJECT,
@@ -18,7 +22,10 @@ from requeue_client.bench.messages import (
     plain,
 )
 from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked
+from requeue_client.bench.report import as_json, print_tables
 from requeue_client.bench.responder import Responder
+from requeue_client.bench.target import costless_fsync
+from requeue_client.bench.usage import Usage, cpu_us_per, read_usage
 from requeue_client.bench.wire import Wire, WireError
 from requeue_protocol.envelope import read_envelope
 from requeue_protocol.headers import read_intake_headers
@@ -208,3 +215,33 @@ def test_percentiles_are_nearest_ranks() -> None:
         "ack_p99_ms": 3.0,
         "ack_max_ms": 3.0,
     }
+
+
+@pytest.mark.skipif(not Path("/proc/mounts").exists(), reason="reads /proc/mounts")
+def test_memory_behind_a_data_directory_is_noticed() -> None:
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    in_memory = [Path(at) for at, kind in mounts if kind == "tmpfs" and Path(at).is_dir()]
+    assert all(costless_fsync(path) for path in in_memory)
+    assert not costless_fsync(Path("/proc"))
+
+
+def test_usage_of_this_process_is_read_and_of_none_is_none() -> None:
+    usage = read_usage(os.getpid())
+    assert usage is None or usage.peak_rss_mb >= usage.rss_mb > 1
+    assert read_usage(None) is None
+    assert cpu_us_per(Usage(1.0, 0, 0), Usage(3.0, 0, 0), 1000) == 2000.0
+    assert cpu_us_per(None, Usage(3.0, 0, 0), 1000) is None
+
+
+def test_the_report_has_a_column_for_each_system() -> None:
+    results = [
+        Result("ingest", "requeue", {"n": 1000}, {"rate_per_s": 60_000, "worker_rss_mb": 85.5}),
+        Result("ingest", "jetstream", {"n": 1000}, {"rate_per_s": 127_000}, ["a note"]),
+    ]
+    out = io.StringIO()
+    print_tables(results, ["in memory"], file=out)
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["│", "rate_per_s", "│", "60,000", "│", "127,000", "│"] in rows
+    assert ["│", "worker_rss_mb", "│", "85.5", "│", "-", "│"] in rows
+    assert "note (jetstream): a note" in out.getvalue()
+    assert json.loads(as_json(results, ["in memory"]))["results"][1]["figures"] == {"rate_per_s": 127_000}

@@ -11,6 +11,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from requeue_protocol.header_values import MAX_MSG_ID_BYTES
 from requeue_protocol.subjects import ADMIN_PREFIX
 from requeue_worker.changes import Remove, Requeue
 from requeue_worker.record import MAX_TIME_NS, Record, decode
@@ -122,4 +123,6 @@ def _read_request(payload: bytes) -> dict[str, Any]:
     request = json.loads(payload)
     if not isinstance(request, dict) or not isinstance(request.get("id"), str) or not request["id"]:
         raise ValueError('send JSON such as {"id": "<Nats-Msg-Id>"}')
+    if len(request["id"].encode()) > MAX_MSG_ID_BYTES:
+        raise ValueError(f"the id is too long: at most {MAX_MSG_ID_BYTES} bytes are one")
     return request

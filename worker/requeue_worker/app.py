@@ -159,9 +159,10 @@ class Worker:
         self._dedupe = Dedupe(
             self._store,
             is_pending=self._is_pending,
-            accept=committer.accept,
+            departures=committer.departures,
+            accept=self._ingest.on_fresh,
             duplicate=self._ingest.on_duplicates,
-            failed=self._ingest.on_failed,
+            failed=self._ingest.on_look_up_failed,
         )
         self._admin = Admin(
             self._store,

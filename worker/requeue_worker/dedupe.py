@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from requeue_worker.storage.keys import parse_message_key
 from requeue_worker.storage.store import Store
@@ -22,12 +23,14 @@ class Dedupe:
         store: Store,
         *,
         is_pending: Callable[[str, int, bytes], bool],
-        accept: Callable[[list[NewMessage]], None],
+        departures: Callable[[], AbstractContextManager[set[bytes]]],
+        accept: Callable[[list[NewMessage]], list[NewMessage]],
         duplicate: Callable[[list[NewMessage]], None],
         failed: Callable[[list[NewMessage]], None],
     ) -> None:
         self._store = store
         self._is_pending = is_pending
+        self._departures = departures
         self._accept = accept
         self._duplicate = duplicate
         self._failed = failed
@@ -71,19 +74,22 @@ class Dedupe:
 
     async def _sort_out(self, messages: list[NewMessage]) -> None:
         try:
-            found = await self._store.keys_of_ids([message.client_id or b"" for message in messages])
+            with self._departures() as left:
+                found = await self._store.keys_of_ids([message.client_id or b"" for message in messages])
         except Exception:
             for message in messages:
                 self._failed([message, *self._open.pop(message.client_id or b"", [])])
             raise
         fresh = []
         for message, keys in zip(messages, found, strict=True):
-            if any(self._pending(key) for key in keys):
+            if not left.isdisjoint(keys):
+                self._waiting.append(message)  # what was found has moved or gone meanwhile: look again
+            elif any(self._pending(key) for key in keys):
                 self._duplicate([message, *self._open.pop(message.client_id or b"", [])])
             else:
                 fresh.append(message)
-        if fresh:
-            self._accept(fresh)
+        for refused in self._accept(fresh) if fresh else ():
+            self.admit(self._open.pop(refused.client_id or b"", []))
 
     def _pending(self, key: bytes) -> bool:
         queue, priority, _, _ = parse_message_key(key)

@@ -77,6 +77,8 @@ class Ingest:
         self._keep_invalid = keep_invalid
         self._dedupe = dedupe
         self._buffer_bytes = buffer_bytes
+        #: bytes of messages with a client id that is being looked up, or whose first copy is on its way to disk
+        self._looked_up_bytes = 0
         #: set while messages are refused for a reason that holds for all of them
         self.closed: RefusedError | None = None
 
@@ -87,7 +89,7 @@ class Ingest:
         accepted: list[NewMessage] = []
         with_ids: list[NewMessage] = []
         accepted_bytes = 0
-        room = self._buffer_bytes - self._committer.waiting_bytes
+        room = self._buffer_bytes - self._committer.waiting_bytes - self._looked_up_bytes
         limit = self._max_payload() - REPLAY_HEADROOM_BYTES
         for raw in batch:
             _subject, reply, headers, payload = raw
@@ -103,13 +105,12 @@ class Ingest:
                     message = self._from_envelope(reply, payload, b"", NO_POLICY)
                 else:
                     message = self._with_headers(reply, headers, payload)
+                if message.client_id is None:
+                    _take_room(message.lane.queue, size)
             except RefusedError as error:
                 self._refuse(raw, error)
                 continue
             accepted_bytes += size
-            queue = message.lane.queue
-            queue.waiting += 1
-            queue.waiting_bytes += size
             if message.client_id is None:
                 accepted.append(message)
             else:
@@ -119,7 +120,28 @@ class Ingest:
         if accepted:
             self._committer.accept(accepted)
         if with_ids:
+            self._looked_up_bytes += sum([message.size for message in with_ids])
             self._dedupe(with_ids)
+
+    def on_fresh(self, messages: list[NewMessage]) -> list[NewMessage]:
+        """These turned out to be no duplicates: accept them. Returns those refused because their queue is full.
+
+        Only now, since a duplicate needs no room: refused, its publisher would think that nothing is stored.
+        """
+        accepted, refused = [], []
+        for message in messages:
+            self._looked_up_bytes -= message.size
+            try:
+                _take_room(message.lane.queue, message.size)
+            except RefusedError as error:
+                self._counts.refused[error.code] += 1
+                self._answer(message.reply, error, message.has_headers)
+                refused.append(message)
+            else:
+                accepted.append(message)
+        if accepted:
+            self._committer.accept(accepted)
+        return refused
 
     def _with_headers(self, reply: bytes, headers: bytes, payload: bytes) -> NewMessage:
         policy = read_intake_headers(headers)
@@ -136,7 +158,7 @@ class Ingest:
         )
         headers_len = len(headers)
         size = headers_len + len(payload)
-        queue = self._queue(name, size)
+        queue = self._registry.by_name.get(name) or self._registry.get(name)
         queue.rules.check(subject)
         if delay_ns > _FAR_NS:
             self._check_far(delay_ns)
@@ -170,7 +192,7 @@ class Ingest:
         """A plain message: the queue's policy stands in for what the headers don't say."""
         subject = policy.subject or b""
         size = len(headers) + len(payload)
-        queue = self._queue(policy.queue or "default", size)
+        queue = self._registry.get(policy.queue or "default")
         queue.rules.check(subject)
         extras = _extras(policy).encode()
         flags = PLAIN if policy.msg_id is None else PLAIN | HAS_CLIENT_ID
@@ -204,19 +226,6 @@ class Ingest:
             True,
         )
 
-    def _queue(self, name: str, size: int) -> QueueState:
-        queue = self._registry.by_name.get(name)
-        if queue is None:
-            queue = self._registry.get(name)
-        policy = queue.policy
-        if policy.max_messages is not None and queue.pending + queue.waiting >= policy.max_messages:
-            raise QueueFull(
-                f"queue {name!r} holds its max_messages of {policy.max_messages}: send again later"
-            )
-        if policy.max_bytes is not None and queue.bytes + queue.waiting_bytes + size > policy.max_bytes:
-            raise QueueFull(f"queue {name!r} holds its max_bytes of {policy.max_bytes}: send again later")
-        return queue
-
     def _check_far(self, delay_ns: int) -> None:
         """Refuse what would be due beyond 2262. A ttl beyond it is no deadline that anybody lives to see."""
         if self._clock() + delay_ns > MAX_TIME_NS:
@@ -234,23 +243,22 @@ class Ingest:
 
     def on_duplicates(self, messages: list[NewMessage]) -> None:
         """The messages' first copies are on disk: ack, and say so."""
-        self._forget(messages)
+        self._looked_up_bytes -= sum([message.size for message in messages])
         self._counts.duplicates += len(messages)
         acks = [hpub(message.reply, _DUPLICATE_HEADERS, b"") for message in messages if message.reply]
         if acks:
             self._send(b"".join(acks), len(acks))
 
+    def on_look_up_failed(self, messages: list[NewMessage]) -> None:
+        """Whether the messages are duplicates could not be read: as if they could not be written."""
+        self._looked_up_bytes -= sum([message.size for message in messages])
+        self.on_failed(messages)
+
     def on_failed(self, messages: list[NewMessage]) -> None:
         """The messages are not on disk: say so to those who can tell that from an ack."""
-        self._forget(messages)
         error = CommitFailed("the worker could not write to its disk: send again, to another worker")
         for message in messages:
             self._answer(message.reply, error, message.has_headers)
-
-    def _forget(self, messages: list[NewMessage]) -> None:
-        for message in messages:
-            message.lane.queue.waiting -= 1
-            message.lane.queue.waiting_bytes -= message.size
 
     def _refuse(self, raw: Raw, error: RefusedError) -> None:
         _, reply, headers, payload = raw
@@ -282,6 +290,19 @@ _BUFFER_FULL = "the worker's intake buffer is full: send again in a moment"
 _FIXED = 2
 _new = tuple.__new__
 _FAR_NS = 10**18  # about 31 years: only beyond it is the sum with now worth checking
+
+
+def _take_room(queue: QueueState, size: int) -> None:
+    """Count a message towards the queue's limits until it is in a batch. Raises QueueFull."""
+    policy = queue.policy
+    if policy.max_messages is not None and queue.pending + queue.waiting >= policy.max_messages:
+        raise QueueFull(
+            f"queue {queue.name!r} holds its max_messages of {policy.max_messages}: send again later"
+        )
+    if policy.max_bytes is not None and queue.bytes + queue.waiting_bytes + size > policy.max_bytes:
+        raise QueueFull(f"queue {queue.name!r} holds its max_bytes of {policy.max_bytes}: send again later")
+    queue.waiting += 1
+    queue.waiting_bytes += size
 
 
 def _extras(policy: IntakePolicy) -> Extras:

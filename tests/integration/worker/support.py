@@ -235,6 +235,7 @@ class LiveWorker:
         assert worker._scheduler._ready_bytes == ready_bytes
         assert worker._replayer.in_flight.bytes == in_flight_bytes
         assert worker._committer.waiting_bytes == 0
+        assert worker._ingest._looked_up_bytes == 0
 
 
 def check_data(path: Path) -> None:

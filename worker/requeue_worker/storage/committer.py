@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +79,7 @@ class Committer:
         self.failed: CommitError | None = None
         #: bytes accepted and not yet durable: what bounds the intake's memory
         self.waiting_bytes = 0
+        self._watchers: list[set[bytes]] = []
 
     def mint_id(self) -> bytes:
         """A new Requeue-Id."""
@@ -120,6 +122,16 @@ class Committer:
         await self._idle.wait()
         if self.failed is not None:
             raise self.failed
+
+    @contextmanager
+    def departures(self) -> Iterator[set[bytes]]:
+        """The keys that pending messages leave, durably, while the block runs: what it reads may be gone by its end."""
+        left: set[bytes] = set()
+        self._watchers.append(left)
+        try:
+            yield left
+        finally:
+            self._watchers.remove(left)
 
     def checkpoint(self, queues: Iterable[QueueState]) -> None:
         """Move the checkpoints of these queues as far forward as they may go, in the next batch."""
@@ -187,6 +199,8 @@ class Committer:
 
     def _finish(self, transaction: Transaction, new: list[NewMessage], changes: list[Change]) -> None:
         earlier = transaction.settle_in_memory()
+        for watcher in self._watchers:
+            watcher.update(transaction.left_keys())
         self.waiting_bytes -= sum([message.size for message in new])
         if new:
             self._on_durable(new)

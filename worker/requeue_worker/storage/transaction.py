@@ -7,7 +7,7 @@ queues in memory is exactly what is durable. `seal` adds the counters and checkp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from requeue_worker.inflight import Delivery
@@ -185,6 +185,11 @@ class Transaction:
             if lowest is not None and lane.note_durable_insert(lowest):
                 earlier.append(lane)
         return earlier
+
+    def left_keys(self) -> Iterator[bytes]:
+        """Keys of pending messages that this batch removed or rewrote."""
+        yield from (delivery.key for delivery in self._settled)
+        yield from (key for _, key in self._released)
 
     def _note_insert(self, lane: Lane, key: bytes) -> None:
         if lane.inserting is None:

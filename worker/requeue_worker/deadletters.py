@@ -162,7 +162,8 @@ class DeadLetters:
                     break
 
     async def _publish(self, keys: list[bytes]) -> None:
-        denied = len(self._broker.denied)
+        """Publish these and take their marks away. Raises OSError or a NATS error when the server may not have them."""
+        connection, denied = self._broker.connection, self._broker.denied
         for key in keys:
             value = await self._store.get_dead(key)
             queue = self._registry.by_name.get(_queue_of(key))
@@ -170,9 +171,16 @@ class DeadLetters:
                 continue
             record = decode(value)
             block = block_for(record, key, record.attempts, queue, dead=True)
+            size, limit = len(block) + len(record.payload), self._broker.max_payload
+            if size > limit:
+                # The server would close the connection, each time anew. The dead letter itself stays.
+                log.error("dead letter too large to publish", extra={"bytes": size, "max_payload": limit})
+                continue
             self._broker.send(hpub(queue.policy.dead_letter_subject.encode(), block, record.payload), 1)
         await self._broker.flush()
-        if len(self._broker.denied) > denied:
+        if not self._broker.connected or self._broker.connection != connection:
+            raise ConnectionError("the connection was lost meanwhile")
+        if self._broker.denied is not denied:  # each denial makes a new list
             raise PermissionError(self._broker.denied[-1])
         self._committer.submit(_Unmark(keys))
 

@@ -38,6 +38,17 @@ class _Attempt:
     repeated: bool = False
 
 
+class _Wait(NamedTuple):
+    """From due to delivered (Unix ns)."""
+
+    due_ns: int
+    received_ns: int
+
+    @property
+    def late_ns(self) -> int:
+        return self.received_ns - self.due_ns
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The closing figures: messages, but for `retried` and `redelivered`, which are deliveries. Lateness in ns."""
@@ -54,7 +65,7 @@ class Report:
     early: int
     p50_ns: int
     p99_ns: int
-    outage_due: int
+    waited_through_outage: int
     outage_worst_ns: int
     problems: tuple[str, ...]
 
@@ -86,7 +97,7 @@ class Ledger:
     _attempts: dict[tuple[str, int], _Attempt] = field(default_factory=dict)
     _seen: set[tuple[int, int]] = field(default_factory=set)
     _delivered: set[int] = field(default_factory=set)
-    _lateness: list[tuple[int, int]] = field(default_factory=list)
+    _waits: list[_Wait] = field(default_factory=list)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -153,8 +164,8 @@ class Ledger:
     def report(self, *, pending: int, dead_on_disk: int) -> Report:
         """Everything is over. `pending` and `dead_on_disk` are what the worker's metrics say."""
         lost = self.lost()
-        calm = sorted(late for due, late in self._lateness if not self._in_outage(due))
-        outage = [late for due, late in self._lateness if self._in_outage(due)]
+        calm = sorted(waited.late_ns for waited in self._waits if not self._through_outage(waited))
+        outage = [waited.late_ns for waited in self._waits if self._through_outage(waited)]
         return Report(
             published=self.sent,
             acked=len(self.acked),
@@ -168,7 +179,7 @@ class Ledger:
             early=len(self.early),
             p50_ns=percentile(calm, 0.50),
             p99_ns=percentile(calm, 0.99),
-            outage_due=len(outage),
+            waited_through_outage=len(outage),
             outage_worst_ns=max(outage, default=0),
             problems=tuple(self._problems(lost, pending, dead_on_disk)),
         )
@@ -212,10 +223,10 @@ class Ledger:
         if late_ns < 0:
             self.early.append(f"number {seen.number}, attempt {seen.attempt}, by {-late_ns / 1e6:.3f} ms")
         if exact:
-            self._lateness.append((due_ns, seen.received_ns - max(due_ns, seen.enqueued_ns)))
+            self._waits.append(_Wait(max(due_ns, seen.enqueued_ns), seen.received_ns))
 
-    def _in_outage(self, due_ns: int) -> bool:
-        return any(start <= due_ns <= end for start, end in self.outages)
+    def _through_outage(self, wait: _Wait) -> bool:
+        return any(wait.due_ns <= end and wait.received_ns >= start for start, end in self.outages)
 
 
 def percentile(ordered: Sequence[int], share: float) -> int:

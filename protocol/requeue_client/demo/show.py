@@ -98,8 +98,8 @@ def closing_table(report: Report) -> Table:
         ("lateness p99", _ms(report.p99_ns), ""),
         (
             "in the outage",
-            f"{report.outage_due}",
-            f"fell due then; late by up to {_ms(report.outage_worst_ns)}",
+            f"{report.waited_through_outage}",
+            f"waited through it; late by up to {_ms(report.outage_worst_ns)}",
         ),
     ]
     for row in rows:

@@ -74,7 +74,7 @@ def _fraction_ns(digits: str, unit_ns: int) -> int:
     """Go's `leadingFraction`: digits beyond int64 are dropped; the product is a float64, then truncated."""
     value, scale = 0, 1.0
     for digit in digits:
-        if value > MAX_NS // 10 or value * 10 + int(digit) > MAX_NS + 1:
+        if value * 10 + int(digit) > MAX_NS + 1:
             break
         value = value * 10 + int(digit)
         scale *= 10

@@ -133,6 +133,15 @@ def test_on_repeated_names_the_last_value_wins() -> None:
     assert header_value(repeated, "Requeue-Delay") == "2s"
 
 
+def test_a_policy_that_was_read_before_is_not_taken_for_another() -> None:
+    lines = ["Requeue-Subject: a", "Requeue-Delay: 1s", "Requeue-Retries: 3"]
+    for _ in range(2):
+        assert read_intake_headers(block(*lines)) == IntakePolicy(subject=b"a", delay_ns=S, retries=3)
+        assert read_intake_headers(block(*lines[:2])) == IntakePolicy(subject=b"a", delay_ns=S)
+        assert read_intake_headers(block(lines[0])) == IntakePolicy(subject=b"a")
+        assert read_intake_headers(block(*lines[1:])) == IntakePolicy(delay_ns=S, retries=3)
+
+
 def test_the_cache_of_policies_is_bounded_and_never_changes_one() -> None:
     for number in range(3_000):
         unique = block(f"Nats-Msg-Id: {number}", "Requeue-Delay: 1s", "X: " + "x" * (number % 2 * 2000))

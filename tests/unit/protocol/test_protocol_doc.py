@@ -41,9 +41,8 @@ def message(start: str) -> tuple[str, bytes, bytes]:
 
 def test_the_example_of_an_envelope_is_what_is_built() -> None:
     (dump,) = [fence for fence in FENCES if fence.startswith("00  18")]
-    octets = bytes.fromhex(
-        "".join(re.match(r"\d\d  ((?:[0-9a-f]{2} ?){1,8})", line)[1] for line in dump.split("\n"))
-    )  # type: ignore[index]
+    lines = re.findall(r"^\d\d  ((?:[0-9a-f]{2} ?){1,8})", dump, re.MULTILINE)
+    octets = bytes.fromhex("".join(lines))
     built = build_envelope(
         subject="orders.created", payload=b"hello", retries=5, delay_ns=10**9, backoff=Backoff.FIXED
     )

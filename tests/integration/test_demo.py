@@ -138,6 +138,7 @@ def test_interrupted_demo_leaves_no_process_and_no_file(
     demo.send(number)
     assert demo.wait() == 130, demo.text
     assert "lost" not in demo.text
+    assert "rror" not in demo.text
     assert_nothing_is_left(demo, processes)
 
 

@@ -28,9 +28,7 @@ _ACK_WAIT: Final = "2s"
 @contextlib.asynccontextmanager
 async def handling(parts: Parts, ledger: Ledger, say: Callable[[str], None]) -> AsyncIterator[Client]:
     """A handler on a connection of its own, at work while inside."""
-    nc = await nats.connect(
-        parts.url, name="demo-handler", max_reconnect_attempts=-1, reconnect_time_wait=0.2
-    )
+    nc = await nats.connect(parts.url, name="demo-handler", error_cb=_nothing, max_reconnect_attempts=-1)
     try:
         await Handler(nc, ledger, say).start()
         yield nc

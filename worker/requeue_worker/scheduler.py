@@ -13,12 +13,11 @@ Whatever changes that from outside (a commit, a reply, a read, a connection, a p
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from itertools import islice
 from operator import itemgetter
 from typing import Final
 
@@ -29,6 +28,7 @@ from requeue_worker.replayer import Replayer
 from requeue_worker.storage.keys import TIME, time_of
 from requeue_worker.storage.queues import NEVER, Lane, QueueState
 from requeue_worker.storage.store import ReadRequest, ReadResult
+from requeue_worker.wakeups import WakeUps
 
 TICK_MESSAGES: Final = 1024  #: a tick sends so many at most, then the loop gets its turn
 TICK_BYTES: Final = 1 << 20
@@ -36,7 +36,8 @@ UNSENT_BYTES: Final = 4 << 20  #: beyond this the socket is the bottleneck: wait
 READ_LIMIT: Final = 1024  #: messages in a read of a lane whose queue has weight 100
 READ_LEAST: Final = 64
 READ_MOST: Final = 4096
-READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane reads one message at a time
+READ_LANES: Final = 8  #: lanes in one hop to the read thread: bounds what it brings back
+READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane has one message ready at a time
 ROUND_CREDITS: Final = 100  #: of weight for one round: a queue with weight 100 sends up to QUANTUM in a round
 QUANTUM: Final = 128
 SEND_CHUNK: Final = 128  #: handed to the replayer at once; the byte bounds are looked at in between
@@ -77,11 +78,11 @@ class Scheduler:
         self._unsent_bytes = unsent_bytes
         self._max_in_flight = max_in_flight
         self._max_in_flight_bytes = max_in_flight_bytes
-        self._due: list[tuple[int, int, Lane]] = []
-        self._timers: list[tuple[int, int, QueueState]] = []
-        self._order = count()
+        self._lane_wakes: WakeUps[Lane] = WakeUps()
+        self._queue_wakes: WakeUps[QueueState] = WakeUps()
         self._ring: deque[QueueState] = deque()
-        self._starved: list[QueueState] = []
+        #: queues that wait for a slot or byte of any queue; they keep their place in the round
+        self._starved: dict[QueueState, None] = {}
         self._wanted: dict[Lane, int] = {}
         self._ready_bytes = 0
         self._reading = False
@@ -108,12 +109,16 @@ class Scheduler:
 
     def freed(self, queues: Iterable[QueueState]) -> None:
         """Slots of these queues became free."""
-        for queue in queues:
-            self._activate(queue)
         if self._starved:
-            starved, self._starved = self._starved, []
+            starved, self._starved = list(self._starved), {}
+            for queue in reversed(starved):
+                if queue.deficit > 0 and not queue.in_ring:  # its turn was not over
+                    queue.in_ring = True
+                    self._ring.appendleft(queue)
             for queue in starved:
                 self._activate(queue)
+        for queue in queues:
+            self._activate(queue)
         self.request_tick()
 
     def look_again(self) -> None:
@@ -150,14 +155,9 @@ class Scheduler:
         self._tick_requested = False
         self.ticks += 1
         now_ns = self._clock()
-        while self._due and self._due[0][0] <= now_ns:
-            wake_ns, _, lane = heapq.heappop(self._due)
-            if wake_ns == lane.watched_ns:  # else: replaced by an earlier one
-                lane.watched_ns = NEVER
-                self._activate(lane.queue)
-        while self._timers and self._timers[0][0] <= now_ns:
-            queue = heapq.heappop(self._timers)[2]
-            queue.wake_ns = NEVER
+        for lane in self._lane_wakes.due(now_ns):
+            self._activate(lane.queue)
+        for queue in self._queue_wakes.due(now_ns):
             self._activate(queue)
         self._replayer.expire()
         if not self._stopped and self._may_send():
@@ -176,12 +176,13 @@ class Scheduler:
             queue = self._ring[0]
             if queue.deficit <= 0:
                 queue.deficit += max(1, queue.policy.weight * QUANTUM // ROUND_CREDITS)
-            sent, size, more = self._serve(queue, min(queue.deficit, budget), room, now_ns, out)
-            budget -= sent
+            taken, size, more = self._serve(queue, min(queue.deficit, budget), room, now_ns, out)
+            budget -= taken
             room -= size
-            queue.deficit -= sent
+            queue.deficit -= taken
             if not more:
-                queue.deficit = 0
+                if queue not in self._starved:
+                    queue.deficit = 0
                 queue.in_ring = False
                 self._ring.popleft()
             elif queue.deficit <= 0:
@@ -195,37 +196,42 @@ class Scheduler:
     def _serve(
         self, queue: QueueState, quota: int, room: int, now_ns: int, out: list[bytes]
     ) -> tuple[int, int, bool]:
-        """Send up to `quota` messages and `room` bytes of this queue.
+        """Take up to `quota` due messages and send `room` bytes of this queue.
 
-        Returns messages and bytes sent, and whether the queue has more to send right now.
+        Returns messages taken and bytes sent, and whether the queue has more to send right now. A message that is
+        taken and then expires, or is too large, uses no slot and no token.
         """
-        sent = size = 0
+        taken = size = 0
+        in_flight = queue.in_flight
         allowed, until_ns = self._allowance(queue, now_ns)
         for lane in queue.lanes.values():
             due = _count_due(lane, now_ns)
-            while due and sent < min(quota, allowed) and size < room:
-                number = min(due, min(quota, allowed) - sent, SEND_CHUNK)
-                items = [lane.ready.popleft() for _ in range(number)]
+            while due and taken < quota and size < room and allowed > 0:
+                number = min(due, quota - taken, allowed, SEND_CHUNK)
+                size += self._send_first(lane, number, now_ns, out)
                 due -= number
-                self._ready_bytes -= sum([len(item[1]) for item in items])
-                self._observe_lateness(items, now_ns)
-                size += self._replayer.send(lane, items, now_ns, out)
-                sent += number
-            if due and sent >= allowed:
-                self._expire_ready(lane, now_ns)
+                taken += number
+                allowed -= queue.in_flight - in_flight
+                self._spend(queue, queue.in_flight - in_flight)
+                in_flight = queue.in_flight
             if lane.head_due_ns <= now_ns + READ_LEAD_NS:
                 self._want(lane)
-            if due and sent < allowed:
-                self._spend(queue, sent)
-                return sent, size, True
+            if due and allowed > 0:
+                return taken, size, True
+            self._watch(lane, now_ns)
             if due or lane.head_due_ns <= now_ns:
                 # Priority is strict: nothing below goes out while this lane has something due.
                 break
-            self._watch(lane, now_ns)
-        self._spend(queue, sent)
-        if sent >= allowed:
+        if allowed <= 0:
             self._wait(queue, until_ns, now_ns)
-        return sent, size, False
+        return taken, size, False
+
+    def _send_first(self, lane: Lane, number: int, now_ns: int, out: list[bytes]) -> int:
+        """Hand the first so many ready messages of a lane to the replayer. Returns the bytes that go out."""
+        items = [lane.ready.popleft() for _ in range(number)]
+        self._ready_bytes -= sum([len(item[1]) for item in items])
+        self._observe_lateness(items, now_ns)
+        return self._replayer.send(lane, items, now_ns, out)
 
     def _observe_lateness(self, items: list[tuple[bytes, bytes]], now_ns: int) -> None:
         """Count how late these are. They are in due order, so the two ends tell about all."""
@@ -264,20 +270,16 @@ class Scheduler:
     def _wait(self, queue: QueueState, until_ns: int, now_ns: int) -> None:
         """Arrange for a blocked queue to be looked at again: when unblocked, or when a waiting message expires."""
         if until_ns == NEVER - 1:
-            self._starved.append(queue)
-        deadlines = [
-            deadline_ns
-            for lane in queue.lanes.values()
-            for _, value in lane.ready
-            if (deadline_ns := _deadline_ns(value))
-        ]
-        until_ns = min(until_ns, *deadlines) if deadlines else until_ns
-        if until_ns < min(queue.wake_ns, NEVER - 1):
-            queue.wake_ns = max(until_ns, now_ns + 1)
-            heapq.heappush(self._timers, (queue.wake_ns, next(self._order), queue))
+            self._starved[queue] = None
+        for lane in queue.lanes.values():
+            if lane.expires_ns <= now_ns:
+                self._expire_ready(lane, now_ns)
+            until_ns = min(until_ns, lane.expires_ns)
+        if until_ns < NEVER - 1:
+            self._queue_wakes.wake(queue, max(until_ns, now_ns + 1))
 
     def _expire_ready(self, lane: Lane, now_ns: int) -> None:
-        """Let expired messages of a blocked lane go: they need no slot."""
+        """Let expired messages of a blocked queue go: they need no slot."""
         kept: deque[tuple[bytes, bytes]] = deque()
         for key, value in lane.ready:
             deadline_ns = _deadline_ns(value)
@@ -287,23 +289,29 @@ class Scheduler:
             else:
                 kept.append((key, value))
         lane.ready = kept
+        lane.expires_ns = _first_deadline_ns(kept)
 
     # -- reads -----------------------------------------------------------------------------------------------
 
     def _want(self, lane: Lane) -> None:
         """Ask for a read when the lane runs low; its size follows the weight, so that reads share as sends do."""
+        if lane.reading or (lane.ready and self._ready_bytes >= READY_BYTES):
+            return
         limit = min(max(READ_LIMIT * lane.queue.policy.weight // ROUND_CREDITS, READ_LEAST), READ_MOST)
-        if not lane.reading and len(lane.ready) < limit // 2:
-            self._wanted[lane] = limit if self._ready_bytes < READY_BYTES else 1
+        # Not low, but what came since is due before what is there: a head of 0 is not known, and says nothing.
+        overtaken = lane.ready and 0 < lane.head_due_ns < time_of(lane.ready[0][0])
+        if overtaken or len(lane.ready) < limit // 2:
+            self._wanted[lane] = limit
 
     def _start_read(self, now_ns: int) -> None:
+        full = self._ready_bytes >= READY_BYTES
         requests = [
-            ReadRequest(lane, lane.cursor, now_ns + READ_AHEAD_NS, limit)
-            for lane, limit in self._wanted.items()
+            ReadRequest(lane, lane.cursor, now_ns + READ_AHEAD_NS, 1 if full else limit)
+            for lane, limit in islice(self._wanted.items(), READ_LANES)
         ]
-        self._wanted.clear()
         for request in requests:
             request.lane.reading = True
+            del self._wanted[request.lane]
         self._reading = True
         self._read(requests).add_done_callback(self._on_read)
 
@@ -318,6 +326,7 @@ class Scheduler:
         for lane, records, next_key, more in future.result():
             fresh = lane.note_read(records, next_key, more)
             self._ready_bytes += sum([len(value) for _, value in fresh])
+            lane.expires_ns = min(lane.expires_ns, _first_deadline_ns(fresh))
             self._activate(lane.queue)
         self.request_tick()
 
@@ -337,10 +346,9 @@ class Scheduler:
         times = [lane.head_due_ns - READ_LEAD_NS] if lane.head_due_ns != NEVER else []
         if lane.ready:
             times.append(time_of(lane.ready[0][0]))
-        wake_ns = min([at_ns for at_ns in times if at_ns > now_ns], default=NEVER)
-        if wake_ns < lane.watched_ns:
-            lane.watched_ns = wake_ns
-            heapq.heappush(self._due, (wake_ns, next(self._order), lane))
+        times = [at_ns for at_ns in times if at_ns > now_ns]
+        if times:
+            self._lane_wakes.wake(lane, min(times))
 
     def _arm(self, now_ns: int) -> None:
         """Set the one timer to the earliest thing that time alone brings about."""
@@ -349,7 +357,8 @@ class Scheduler:
             self._wake = None
         if self._tick_requested:
             return
-        waits = [heap[0][0] - now_ns for heap in (self._due, self._timers) if heap]
+        wakes = (self._lane_wakes.next_ns(), self._queue_wakes.next_ns())
+        waits = [at_ns - now_ns for at_ns in wakes if at_ns is not None]
         in_flight_ns = self._replayer.in_flight.next_wake_ns()
         if in_flight_ns is not None:
             waits.append(in_flight_ns - time.monotonic_ns())
@@ -371,7 +380,14 @@ def _count_due(lane: Lane, now_ns: int) -> int:
 
 
 _DEADLINE = slice(HEAD.size - 8, HEAD.size)
+_NO_DEADLINE = bytes(8)
 
 
 def _deadline_ns(value: bytes) -> int:
     return int.from_bytes(value[_DEADLINE], "big")
+
+
+def _first_deadline_ns(items: Iterable[tuple[bytes, bytes]]) -> int:
+    """The earliest deadline among these records, NEVER when none has one."""
+    deadlines = [raw for _, value in items if (raw := value[_DEADLINE]) != _NO_DEADLINE]
+    return int.from_bytes(min(deadlines), "big") if deadlines else NEVER

@@ -44,6 +44,7 @@ class Lane:
         "checkpoint",
         "cursor",
         "end",
+        "expires_ns",
         "head_due_ns",
         "inserting",
         "prefix",
@@ -53,7 +54,6 @@ class Lane:
         "ready",
         "released",
         "unsettled",
-        "watched_ns",
     )
 
     def __init__(self, queue: QueueState, priority: int, checkpoint: bytes | None = None) -> None:
@@ -65,7 +65,7 @@ class Lane:
         self.checkpoint = self.prefix if checkpoint is None else self.prefix + checkpoint
         #: the next read starts here
         self.cursor = self.checkpoint
-        #: time of the first record at or beyond the cursor: 0 not known yet, NEVER none
+        #: time of the first record at or beyond the cursor, or earlier: 0 not known yet, NEVER none
         self.head_due_ns = NEVER
         #: read, but not yet dispatched; in due order
         self.ready: deque[tuple[bytes, bytes]] = deque()
@@ -78,8 +78,8 @@ class Lane:
         #: keys whose removal became durable while a read was under way: that read may still return them
         self.released: list[bytes] = []
         self.reading = False
-        #: the scheduler's wake-up for this lane
-        self.watched_ns = NEVER
+        #: no deadline in `ready` is earlier
+        self.expires_ns = NEVER
 
     def release(self, key: bytes) -> None:
         """The removal of `key` is durable."""
@@ -121,7 +121,8 @@ class Lane:
         else:
             if records:
                 self.cursor = records[-1][0] + b"\x00"
-            self.head_due_ns = 0 if more else NEVER
+            # What follows is not earlier than the last one read.
+            self.head_due_ns = time_of(records[-1][0]) if more and records else NEVER
         if self.arrived is not None:
             self.cursor = min(self.cursor, self.arrived)
             self._advance_head(time_of(self.arrived))
@@ -145,6 +146,23 @@ class Lane:
         return min(lowest, self.cursor)
 
 
+def less(stored: bytes, pending: int, pending_bytes: int, dead: int, dead_bytes: int) -> bytes:
+    """What `QueueState.encode` wrote, with so much less in its counters. Raises ValueError below zero."""
+    version, lanes, *counters, paused_until_ns = _META.unpack_from(stored)
+    left = [had - gone for had, gone in zip(counters, (pending, pending_bytes, dead, dead_bytes), strict=True)]
+    if min(left) < 0:
+        raise ValueError(f"its counters say {counters}, and there is more than that")
+    return _META.pack(version, lanes, *left, paused_until_ns) + stored[_META.size :]
+
+
+def counters_of(stored: bytes) -> tuple[int, int, int]:
+    """Pending, dead and `paused_until_ns` of what `QueueState.encode` wrote. Raises ValueError for a newer version."""
+    version, _, pending, _, dead, _, paused_until_ns = _META.unpack_from(stored)
+    if version != _META_VERSION:
+        raise ValueError(f"queue state version {version}; this release knows {_META_VERSION}")
+    return pending, dead, paused_until_ns
+
+
 class QueueState:
     """A queue's counters (as of the last sealed batch), lanes, policy and dispatch state."""
 
@@ -166,7 +184,6 @@ class QueueState:
         "tokens_at_ns",
         "waiting",
         "waiting_bytes",
-        "wake_ns",
     )
 
     def __init__(self, name: str, policy: QueuePolicy, rules: SubjectRules, counts: QueueCounts) -> None:
@@ -184,8 +201,6 @@ class QueueState:
         self.deficit = 0
         self.tokens = 0.0
         self.tokens_at_ns = 0
-        #: when the scheduler's timer for this queue stands (NEVER: none)
-        self.wake_ns = NEVER
 
     def lane(self, priority: int = DEFAULT_PRIORITY) -> Lane:
         """The lane of this priority, made when it is new; `lanes` stays in priority order."""

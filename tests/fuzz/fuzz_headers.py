@@ -45,6 +45,7 @@ def check_block(block: bytes) -> None:
     except MalformedMessage as refused:
         h.build_headers([(h.ERROR, str(refused))])  # the text is fit to be sent
         return
+    assert h.read_intake_headers(block) == policy  # from the cache
     travelled = b"NATS/1.0\r\n" + h.travelling_lines(block) + b"\r\n"
     again = h.read_intake_headers(travelled)
     assert again == h.IntakePolicy(msg_id=policy.msg_id)

@@ -25,6 +25,10 @@ class DataFormatTooNew(DataDirError):
     """The data was written by a newer release; an older one refuses to touch it."""
 
 
+class DataDamaged(WorkerError):
+    """What the disk gave back is not what was written: a checksum does not agree."""
+
+
 class CommitError(WorkerError):
     """A batch could not be made durable. Nothing of it was acknowledged."""
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from requeue_worker.errors import CommitError, DataDirLocked, DataDirUnreadable
+from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataDirUnreadable
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     ColumnFamily,
     DBCompressionType,
     DBRecoveryMode,
@@ -29,17 +31,19 @@ FAMILIES = (MESSAGES, DEAD, META, IDS)
 _MIB = 1 << 20
 WRITE_BUFFER_BYTES = 32 * _MIB
 BLOCK_CACHE_BYTES = 32 * _MIB
+SCAN_CACHE_BYTES = 4 * _MIB  # a read-only database is scanned once, from end to end
 MAX_WAL_BYTES = 96 * _MIB  # bounds what a start has to read again
 
 
 class Batch:
     """One atomic WriteBatch over the four families. `put` and `delete` without a family mean `messages`."""
 
-    __slots__ = ("_dead", "_ids", "_meta", "delete", "put", "raw")
+    __slots__ = ("_dead", "_families", "_ids", "_meta", "delete", "put", "raw")
 
     def __init__(self, engine: Engine) -> None:
         self.raw = WriteBatch(raw_mode=True)
         self.raw.set_default_column_family(engine.handles[MESSAGES])
+        self._families = engine.handles
         self._dead, self._meta, self._ids = (engine.handles[name] for name in (DEAD, META, IDS))
         self.put = self.raw.put
         self.delete = self.raw.delete
@@ -68,19 +72,26 @@ class Batch:
         """Remove a client id's entry."""
         self.raw.delete(key, self._ids)
 
+    def delete_range(self, family: str, start: bytes, end: bytes) -> None:
+        """Remove everything in ``start <= key < end``, whatever it holds."""
+        self.raw.delete_range(start, end, self._families[family])
+
 
 class Engine:
     """An open database. All methods but `batch` may block on the disk: call them from a storage thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the database at `path`.
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open or create the database at `path`; `read_only` neither creates, nor writes, nor takes the lock.
 
         Raises DataDirLocked when another process has it open, DataDirUnreadable for anything else.
         """
-        cache = Cache(BLOCK_CACHE_BYTES)
+        cache = Cache(SCAN_CACHE_BYTES if read_only else BLOCK_CACHE_BYTES)
         try:
             self._db = Rdict(
-                str(path), _db_options(), {name: _family_options(cache, name) for name in FAMILIES}
+                str(path),
+                _db_options(),
+                {name: _family_options(cache, name) for name in FAMILIES},
+                AccessType.read_only(False) if read_only else AccessType.read_write(),
             )
         except Exception as error:
             text = str(error)
@@ -93,15 +104,16 @@ class Engine:
         self._families = {name: self._db.get_column_family(name) for name in FAMILIES}
         self._sync = WriteOptions()
         self._sync.sync = True
+        self._lazy = WriteOptions()
 
     def batch(self) -> Batch:
         """An empty batch."""
         return Batch(self)
 
-    def write(self, batch: Batch) -> None:
-        """Make the batch durable: returns after the WAL's fsync. Raises CommitError."""
+    def write(self, batch: Batch, *, sync: bool = True) -> None:
+        """Make the batch durable: returns after the WAL's fsync (without `sync` before it). Raises CommitError."""
         try:
-            self._db.write(batch.raw, self._sync)
+            self._db.write(batch.raw, self._sync if sync else self._lazy)
         except Exception as error:
             raise CommitError(str(error)) from error
 
@@ -111,14 +123,63 @@ class Engine:
         return value
 
     def items(self, family: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Key and value of everything in ``start <= key < end``, in key order.
+        """Key and value of everything in ``start <= key < end``, in key order. Raises DataDamaged.
 
         A generator, since its frame keeps the options alive: rocksdict's iterator does not, and the bound that they
         hold is freed memory once they are collected (seen as scans that end early).
         """
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
-        yield from self._families[family].items(from_key=start, read_opt=options)
+        last = b""
+        items: Iterator[tuple[bytes, bytes]] = self._families[family].items(from_key=start, read_opt=options)  # type: ignore[assignment]
+        for item in items:
+            last = item[0]
+            yield item
+        self._check_end(family, last + b"\x00" if last else start, options)
+
+    def few(self, family: str, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+        """As `items`, all at once: for ranges of a few records, where a second look at the end would cost the most."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        found: list[tuple[bytes, bytes]] = []
+        scan = self._families[family].iter(options)
+        scan.seek(start)
+        while scan.valid():
+            found.append((scan.key(), scan.value()))
+            scan.next()
+        try:
+            scan.status()
+        except Exception as error:
+            raise DataDamaged(f"{family} can't be read at {start.hex()}: {error}") from error
+        return found
+
+    def keys(self, family: str, start: bytes, end: bytes) -> Iterator[bytes]:
+        """As `items`, keys alone."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        last = b""
+        keys: Iterator[bytes] = self._families[family].keys(from_key=start, read_opt=options)  # type: ignore[assignment]
+        for last in keys:
+            yield last
+        self._check_end(family, last + b"\x00" if last else start, options)
+
+    def _check_end(self, family: str, beyond: bytes, options: ReadOptions) -> None:
+        """Whether a scan found the end of its range: rocksdict's iterators end just so at a damaged block, silently."""
+        end = self._families[family].iter(options)
+        end.seek(beyond)
+        try:
+            end.status()
+        except Exception as error:
+            raise DataDamaged(f"{family} can't be read at {beyond.hex()}: {error}") from error
+        if end.valid():
+            raise DataDamaged(f"{family} can't be read in one piece: a scan ended before {beyond.hex()}")
+
+    def checkpoint(self, path: Path) -> None:
+        """Make a copy as of now at `path`, which must not exist: hard links where the file system is the same."""
+        # Memory goes to disk first: that is the long part, and rocksdict holds the GIL all through a checkpoint.
+        for family in self._families.values():
+            family.flush()
+        Checkpoint(self._db).create_checkpoint(str(path))
 
     def close(self) -> None:
         """Flush and close. The lock is free afterwards: each family holds the database open, so they close first."""

@@ -129,7 +129,7 @@ class Store:
 
     def _keys_of_id(self, client_id: bytes) -> list[bytes]:
         prefix = ids_prefix(client_id)
-        return [key for _, key in self._engine.items(IDS, prefix, after_prefix(prefix))]
+        return [key for _, key in self._engine.few(IDS, prefix, after_prefix(prefix))]
 
     async def get_messages(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of message keys, None for those that are gone."""

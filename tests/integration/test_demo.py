@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from requeue_client.demo.parts import Parts
 from requeue_client.demo.plan import End, How, Planned, make_plan
 from requeue_client.demo.run import handling, play
 from requeue_client.demo.show import Show, verdict
+from requeue_client.local import LocalProcessError
 from rich.console import Console
 
 MESSAGES = 150
@@ -37,6 +39,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         self.lines: list[str] = []
         self._changed = threading.Condition()
@@ -64,7 +67,11 @@ class Demo:
         return psutil.Process(self._child.pid).children(recursive=True)
 
     def send(self, number: signal.Signals) -> None:
-        self._child.send_signal(number)
+        """SIGINT goes to server and worker too, as Ctrl-C in a terminal does; any other to the demo alone."""
+        if number is signal.SIGINT:
+            os.killpg(self._child.pid, number)
+        else:
+            self._child.send_signal(number)
 
     def wait(self) -> int:
         code = self._child.wait(60)
@@ -162,6 +169,24 @@ async def test_demo_tells_when_acknowledged_messages_are_lost(tmp_path: Path) ->
     verdict(report, Console(file=out))
     assert f"wrong: {report.lost} acknowledged messages were lost" in out.getvalue()
     assert out.getvalue().splitlines()[-1] == f"lost {report.lost}"
+
+
+class RuinsTheDirectory(Parts):
+    """Something else lies where the data was."""
+
+    def kill_worker(self) -> None:
+        super().kill_worker()
+        shutil.rmtree(self.directory / "data" / "demo")
+        (self.directory / "data" / "demo").write_text("no directory")
+
+
+async def test_demo_tells_why_the_worker_did_not_start_again(tmp_path: Path) -> None:
+    ledger = Ledger(make_plan(40, seed=1))
+    show = Show(ledger, Console(file=io.StringIO()))
+    with RuinsTheDirectory(tmp_path) as parts:
+        async with handling(parts, ledger, show.say):
+            with pytest.raises(LocalProcessError, match="ended with exit code 3 before it was ready"):
+                await play(parts, ledger, show)
 
 
 # -- the account, without the parts ------------------------------------------------------------------------------

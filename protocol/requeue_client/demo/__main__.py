@@ -52,17 +52,21 @@ def main(messages: int, seed: int, keep: bool, directory: Path | None) -> None:
             Parts(Path(own)) as parts,
         ):
             asyncio.run(_demo(parts, ledger, console, keep, reports))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("\nstopped: server and worker have ended, their data is removed")
         if not reports:
             sys.exit(INTERRUPTED)
-    except LocalProcessError as error:
+    except (LocalProcessError, OSError) as error:  # OSError: the worker's metrics cannot be read
         click.echo(f"demo: {error}", err=True)
         sys.exit(NOT_STARTED)
     sys.exit(0 if reports[0].ok else 1)
 
 
 async def _demo(parts: Parts, ledger: Ledger, console: Console, keep: bool, reports: list[Report]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # at a point where things can be left in order
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     show = Show(ledger, console)
     async with handling(parts, ledger, show.say):
         with show:

@@ -43,11 +43,23 @@ async def _nothing(_: Exception) -> None:
 
 async def play(parts: Parts, ledger: Ledger, show: Show, longest_s: float = LONGEST_S) -> Report:
     """Run it all; a handler is at work already. Raises LocalProcessError when the worker does not start again."""
+    try:
+        await _publish_kill_and_wait(parts, ledger, show, longest_s)
+    except ExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+    gauges = await _agreed(parts, ledger)
+    return ledger.report(pending=gauges.pending, dead_on_disk=gauges.dead)
+
+
+async def _publish_kill_and_wait(parts: Parts, ledger: Ledger, show: Show, longest_s: float) -> None:
     deadline_s = time.monotonic() + longest_s
     async with asyncio.TaskGroup() as tasks:
         publishing = tasks.create_task(_publish(parts, ledger))
         killing = tasks.create_task(_kill_half_way(parts, ledger, show))
-        while not (publishing.done() and killing.done() and ledger.ended() >= len(ledger.acked)):
+        while not (publishing.done() and killing.done() and not ledger.lost()):
             if time.monotonic() > deadline_s:
                 show.say(f"{len(ledger.lost())} messages have no end after {longest_s:.0f} s")
                 publishing.cancel()
@@ -55,8 +67,6 @@ async def play(parts: Parts, ledger: Ledger, show: Show, longest_s: float = LONG
                 break
             show.refresh()
             await asyncio.sleep(_TICK_S)
-    gauges = await _agreed(parts, ledger)
-    return ledger.report(pending=gauges.pending, dead_on_disk=gauges.dead)
 
 
 async def _publish(parts: Parts, ledger: Ledger) -> None:

@@ -70,6 +70,7 @@ def block_for(record: Record, key: bytes, attempt: int, queue: QueueState, dead:
     if record.client_id is None:
         lines.append(b"Nats-Msg-Id: %b\r\n" % message_id)
     if dead:
+        lines.append(b"Requeue-Subject: %b\r\n" % record.subject)  # so that it can be republished as it is
         lines.append(f"{DEAD_REASON}: {extras.reason}\r\n{DIED_AT}: ".encode())
         lines.append(rfc3339(extras.died_ns or 0) + b"\r\n")
     lines.append(b"\r\n")

@@ -192,7 +192,7 @@ async def test_a_dead_letter_is_published_with_what_is_known_of_it(start: StartW
     said = headers_of(msg)
 
     assert (msg.subject, msg.data, msg.reply) == ("dead.letters", b"payload", "")
-    assert said["Requeue-Dead-Reason"] == "exhausted"
+    assert (said["Requeue-Dead-Reason"], said["Requeue-Subject"]) == ("exhausted", "jobs.a")
     assert said["Requeue-Died-At"] == ns_to_rfc3339(letter.time_ns)
     assert (said["Requeue-Attempt"], said["Requeue-Max-Attempts"]) == ("2", "2")
     assert (said["Requeue-Last-Error"], said["Requeue-Queue"], said["Trace"]) == ("second", "q", "t")
@@ -353,17 +353,17 @@ async def test_a_subject_that_the_worker_may_not_publish_to_keeps_its_dead_lette
     tries = 0
     publish = worker.worker._dead_letters._publish
 
-    async def count(keys: list[bytes]) -> None:
+    async def count(keys: list[bytes]) -> list[bytes]:
         nonlocal tries
         tries += 1
-        await publish(keys)
+        return await publish(keys)
 
     worker.worker._dead_letters._publish = count  # type: ignore[method-assign]
     await worker.publish("jobs.nobody", b"p")
     await until(lambda: tries >= 15)
 
     assert marks(worker) == 1
-    assert worker.worker.ready()[0] is False
+    assert 'Permissions Violation for Publish to "dead.letters"' in worker.worker.ready()[1]
     await worker.nc.close()
 
 

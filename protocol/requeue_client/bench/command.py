@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 from rich.console import Console
 
-from requeue_client.bench.figures import Result
+from requeue_client.bench.figures import Result, faults
 from requeue_client.bench.ingest import measure_ingest
 from requeue_client.bench.lateness import measure_lateness
 from requeue_client.bench.messages import INTAKE_SUBJECT, MIN_SIZE, Load
@@ -25,7 +25,7 @@ from requeue_client.bench.wire import WireError
 from requeue_client.local import LocalProcessError
 
 SCENARIOS = ("ingest", "replay", "lateness", "startup")
-_FAILED = 3
+_FAULTY, _FAILED = 1, 3
 _T = TypeVar("_T")
 
 
@@ -44,6 +44,7 @@ class _Plan:
     epilog="""\b
 Exit codes:
   0  measured
+  1  measured, but messages did not come or came early
   2  usage
   3  a part is missing, did not start, or refused messages
 """
@@ -132,6 +133,9 @@ def bench(
         click.echo(as_json(results, notes))
     else:
         print_tables(results, notes)
+    if wrong := faults(results):
+        click.echo(f"requeue bench: {'; '.join(wrong)}", err=True)
+        sys.exit(_FAULTY)
 
 
 def _run(main: Awaitable[_T]) -> _T:

@@ -19,6 +19,16 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
+def faults(results: Sequence[Result]) -> list[str]:
+    """Say what no figure makes up for: messages that did not come, or came before they were due."""
+    return [
+        f"{result.scenario} of {result.system}: {count:,} messages were {fault}"
+        for result in results
+        for fault in ("missing", "early")
+        if isinstance(count := result.figures.get(fault), int) and count > 0
+    ]
+
+
 def percentile(sorted_values: Sequence[float], share: float) -> float | None:
     """Give the value below which `share` (0 to 1) of the sorted values lie: the nearest rank."""
     if not sorted_values:

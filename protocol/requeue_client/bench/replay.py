@@ -30,7 +30,7 @@ async def measure_replay(lab: Lab, load: Load) -> Result:
         await asyncio.sleep(max(0.0, left_s - 0.1))
         meter = system.meter()
         delivered = await responder.finish(idle_s=_IDLE_S)
-        costs = meter.figures(max(1, delivered.count))
+        costs = meter.figures(delivered.count)
         await inward.close()
         await outward.close()
     figures = {

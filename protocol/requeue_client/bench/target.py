@@ -48,10 +48,11 @@ class Meter:
     def figures(self, messages: int) -> dict[str, Figure]:
         """Give the figures since the meter was started; what cannot be known is left out."""
         worker, server = read_usage(self._worker_pid), read_usage(self._server_pid)
+        generator_s = time.process_time() - self._generator_s
         found: dict[str, float | None] = {
             "worker_cpu_us_per_msg": cpu_us_per(self._worker, worker, messages),
             "server_cpu_us_per_msg": cpu_us_per(self._server, server, messages),
-            "generator_cpu_us_per_msg": (time.process_time() - self._generator_s) / messages * 1e6,
+            "generator_cpu_us_per_msg": generator_s / messages * 1e6 if messages else None,
             "worker_rss_mb": _rss(worker),
             "worker_peak_rss_mb": worker.peak_rss_mb if worker else None,
             "server_rss_mb": _rss(server),

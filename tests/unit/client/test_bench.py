@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from requeue_client.bench.figures import Result, percentile, spread_ms
+from requeue_client.bench.figures import Result, faults, percentile, spread_ms
 from requeue_client.bench.messages import (
     INTAKE_SUBJECT,
     ORIGINAL_SUBJECT,
@@ -205,6 +205,16 @@ async def test_a_server_that_is_not_there_is_said() -> None:
         await Wire.connect("nats://127.0.0.1:1", "test")
     with pytest.raises(WireError, match="plain NATS only"):
         await Wire.connect("tls://127.0.0.1:1", "test")
+
+
+def test_missing_and_early_messages_are_faults() -> None:
+    good = Result("replay", "requeue", {}, {"missing": 0, "early": 0, "rate_per_s": 5})
+    bad = Result("replay", "requeue", {}, {"missing": 1000, "early": 2})
+    assert faults([good, Result("ingest", "requeue", {}, {})]) == []
+    assert faults([good, bad]) == [
+        "replay of requeue: 1,000 messages were missing",
+        "replay of requeue: 2 messages were early",
+    ]
 
 
 def test_percentiles_are_nearest_ranks() -> None:

@@ -76,7 +76,6 @@ class Worker:
         self._closed = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
-        self._subscribed = False
         self._registry = QueueRegistry(
             lambda queue: policy_for(settings, queue), settings.subject, settings.max_queues, self.counts
         )
@@ -128,6 +127,7 @@ class Worker:
             clock=self._clock,
             connection=lambda: broker.connection,
             max_payload=lambda: broker.max_payload,
+            denied=broker.denied,
             freed=lambda queues: self._scheduler.freed(queues),
             reconnect_grace_ns=settings.reconnect_grace_ns,
         )
@@ -138,7 +138,7 @@ class Worker:
             clock=self._clock,
             read=lambda requests: asyncio.ensure_future(self._store.read_due(requests)),
             send=broker.send,
-            may_send=lambda: broker.connected and self._subscribed,
+            may_send=lambda: broker.can_replay,
             when_flushed=broker.when_flushed,
             failed=self._fatal,
             unsent_bytes=lambda: broker.unsent_bytes,
@@ -192,6 +192,7 @@ class Worker:
             intake=self._ingest.on_messages,
             replies=self._replayer.on_replies,
         )
+        await self._broker.keep_subscribed()
 
     async def stop(self) -> None:
         """Stop gracefully, within `shutdown_grace`; a second call waits for the first."""
@@ -261,16 +262,14 @@ class Worker:
         """Whether messages are taken now, and if not, why."""
         if self._stopping is not None:
             return False, "stopping"
-        if not self._subscribed or not self._broker.connected:
-            return False, "not connected to NATS"
-        if self._broker.denied:
-            return False, self._broker.denied[-1]
-        return True, "ready"
+        if not hasattr(self, "_broker"):
+            return False, "not started"
+        return self._broker.ready()
 
     @property
     def nats_connected(self) -> bool:
         """Whether the connection stands now."""
-        return self._subscribed and self._broker.connected
+        return hasattr(self, "_broker") and self._broker.connected
 
     @property
     def reporter(self) -> Reporter:
@@ -280,17 +279,24 @@ class Worker:
     # -- what the parts tell each other ----------------------------------------------------------------------
 
     def connected(self, reconnected: bool) -> None:
-        """Broker: the connection and its subscriptions stand."""
+        """Broker: the connection stands, and replies come in."""
         self._replayer.connected()
-        self._subscribed = True
         self._dead_letters.wake()
         if reconnected:
             self._hooks.reconnected()
             self._scheduler.look_again()
         else:
             self._scheduler.start()
-            log.info("ready", extra={"subject": self.settings.subject, "instance": self.settings.instance_id})
-            self._hooks.ready()
+
+    def granted(self) -> None:
+        """Broker: what was denied may be allowed now."""
+        self._scheduler.look_again()
+        self._dead_letters.wake()
+
+    def taking(self) -> None:
+        """Broker: the intake stands."""
+        log.info("ready", extra={"subject": self.settings.subject, "instance": self.settings.instance_id})
+        self._hooks.ready()
 
     def disconnected(self) -> None:
         """Broker: the connection is gone."""

@@ -149,21 +149,31 @@ class DeadLetters:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            denied: list[bytes] = []
             while self._to_publish and self._broker.connected:
                 page = [self._to_publish.popleft() for _ in range(min(_PAGE, len(self._to_publish)))]
                 try:
-                    await self._publish(page)
+                    denied += await self._publish(page)
                 except Exception as error:
-                    log.warning(
-                        "dead letters not published yet", extra={"error": str(error), "count": len(page)}
-                    )
+                    self._not_published(str(error), len(page))
                     self._to_publish.extendleft(reversed(page))
-                    asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
                     break
+            if denied:
+                self._not_published("NATS does not allow it", len(denied))
+                self._to_publish.extend(denied)
 
-    async def _publish(self, keys: list[bytes]) -> None:
-        """Publish these and take their marks away. Raises OSError or a NATS error when the server may not have them."""
-        connection, denied = self._broker.connection, self._broker.denied
+    def _not_published(self, error: str, count: int) -> None:
+        log.warning("dead letters not published yet", extra={"error": error, "count": count})
+        asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
+
+    async def _publish(self, keys: list[bytes]) -> list[bytes]:
+        """Publish these and take their marks away. Returns those that the server denies; they keep their marks.
+
+        Raises OSError or a NATS error when the server may not have them.
+        """
+        connection = self._broker.connection
+        denials: dict[bytes, int] = {}
+        sent: dict[bytes, bytes] = {}
         for key in keys:
             value = await self._store.get_dead(key)
             queue = self._registry.by_name.get(_queue_of(key))
@@ -176,13 +186,20 @@ class DeadLetters:
                 # The server would close the connection, each time anew. The dead letter itself stays.
                 log.error("dead letter too large to publish", extra={"bytes": size, "max_payload": limit})
                 continue
-            self._broker.send(hpub(queue.policy.dead_letter_subject.encode(), block, record.payload), 1)
+            sent[key] = subject = queue.policy.dead_letter_subject.encode()
+            denials.setdefault(subject, self._denials(subject))
+            self._broker.send(hpub(subject, block, record.payload), 1)
         await self._broker.flush()
         if not self._broker.connected or self._broker.connection != connection:
             raise ConnectionError("the connection was lost meanwhile")
-        if self._broker.denied is not denied:  # each denial makes a new list
-            raise PermissionError(self._broker.denied[-1])
-        self._committer.submit(_Unmark(keys))
+        refused = {subject for subject, before in denials.items() if self._denials(subject) != before}
+        denied = [key for key in keys if sent.get(key) in refused]
+        self._committer.submit(_Unmark([key for key in keys if sent.get(key) not in refused]))
+        return denied
+
+    def _denials(self, subject: bytes) -> int:
+        denials = self._broker.denied(subject)
+        return 0 if denials is None else denials.count
 
     # -- retention -------------------------------------------------------------------------------------------
 

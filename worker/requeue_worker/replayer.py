@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 from requeue_protocol.replies import Reply, Verb, one_line, read_replay_reply
 from requeue_worker.broker.parser import Raw
+from requeue_worker.broker.permissions import Denials
 from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.inflight import Delivery, InFlight
@@ -47,6 +48,7 @@ class Replayer:
         clock: Callable[[], int],
         connection: Callable[[], int],
         max_payload: Callable[[], int],
+        denied: Callable[[bytes], Denials | None],
         freed: Callable[[Iterable[QueueState]], None],
         reconnect_grace_ns: int,
     ) -> None:
@@ -55,6 +57,7 @@ class Replayer:
         self._clock = clock
         self._connection = connection
         self._max_payload = max_payload
+        self._denied = denied
         self._freed = freed
         self._grace_ns = reconnect_grace_ns
         self._connected_at_ns = 0
@@ -232,10 +235,19 @@ class Replayer:
             delivery.lane.queue.in_flight -= 1
             touched.add(delivery.lane.queue)
             lost = delivery.connection != self._connection()
-            text = "connection lost while in flight" if lost else "no reply within the ack timeout"
+            text = "connection lost while in flight" if lost else self._why_unanswered(delivery)
             self._end(delivery, Reply(Verb.FAILED, None, text), counts=not lost)
         if touched:
             self._left(touched)
+
+    def _why_unanswered(self, delivery: Delivery) -> str:
+        """What the server said against this dispatch, if it did; it names the subject and no more."""
+        subject = decode(delivery.value).subject
+        denials = self._denied(subject)
+        sent_ns = delivery.ack_deadline_ns - self._wait_ns(delivery)
+        if denials is None or delivery.work_until_ns or denials.last_ns < sent_ns:
+            return "no reply within the ack timeout"
+        return f"NATS does not allow this worker to publish to {subject.decode()}"
 
     async def wait_idle(self) -> None:
         """Return once nothing is in flight."""

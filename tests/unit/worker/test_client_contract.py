@@ -264,7 +264,7 @@ async def test_an_error_that_the_server_hangs_up_for_leads_to_a_new_connection(
     worker.client.send(b"PUB out %d\r\n%b\r\n" % (too_large, b"x" * too_large), 1)
     await until(lambda: worker.reconnects)
 
-    assert any("maximum payload violation" in text for text in worker.errors)
+    assert any("Maximum Payload Violation" in text for text in worker.errors)
     assert not worker.closes
     await nc.publish("hot", b"again")
     await until(lambda: batches)

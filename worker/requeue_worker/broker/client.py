@@ -7,6 +7,7 @@ test checks their behaviour against a real server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,10 +16,13 @@ from nats import errors
 from nats.aio import client as nats_client
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
+from requeue_worker.broker.login import Login
 from requeue_worker.broker.parser import BulkParser, Consumer
+from requeue_worker.broker.permissions import read_violation
 from requeue_worker.errors import ClientLibraryChanged
 
 READ_BYTES: Final = 256 * 1024
+CLOSE_WAIT_S: Final = 0.5
 
 _USED = (
     "_ps",
@@ -32,7 +36,15 @@ _USED = (
     "_connect_to_server",
     "_attempt_reconnect",
     "_process_info",
+    "_process_connect_init",
     "_current_server",
+    "_reading_task",
+    "_ping_interval_task",
+    "_flusher_task",
+    "_auth_configured",
+    "_signature_cb",
+    "_user_jwt_cb",
+    "_public_nkey",
 )
 
 
@@ -44,12 +56,19 @@ class WideTransport(TcpTransport):  # type: ignore[misc, unused-ignore]
         data: bytes = await super().read(READ_BYTES)
         return data
 
+    async def wait_closed(self) -> None:
+        """Wait for the end, not for ever: the end of a connection whose TLS handshake failed is never told."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(super().wait_closed(), CLOSE_WAIT_S)  # type: ignore[no-untyped-call]
+
 
 class BulkClient(Client):  # type: ignore[misc, unused-ignore]
     """A NATS client whose hot subscriptions are read in bulk and whose publishes go out in chunks."""
 
-    def __init__(self, require_tls: bool = False) -> None:
+    def __init__(self, login: Callable[[], Login] = Login, require_tls: bool = False) -> None:
+        """`login` is asked before each attempt to connect; an error that it raises makes the attempt a failed one."""
         super().__init__()
+        self._login = login
         self._require_tls = require_tls
         missing = [name for name in _USED if not hasattr(self, name)]
         if missing:
@@ -61,6 +80,7 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
 
     async def _connect_to_server(self, s: Any) -> None:
         """As nats-py's, with our transport: its own takes a transport that is not connected for none."""
+        self._use(self._login())
         if s.uri.scheme in ("ws", "wss"):
             await super()._connect_to_server(s)
             return
@@ -68,6 +88,35 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         if not isinstance(self._transport, WideTransport):
             self._transport = WideTransport()  # type: ignore[no-untyped-call]
         await self._transport.connect(s.uri, READ_BYTES, self.options["connect_timeout"])
+
+    def _use(self, login: Login) -> None:
+        self.options.update(user=login.user, password=login.password, token=login.token)
+        self._signature_cb = login.sign
+        jwt = login.jwt
+        self._user_jwt_cb = None if jwt is None else lambda: jwt
+        self._public_nkey = login.nkey
+        if login.says_something:
+            self._auth_configured = True  # else the server's URL may still hold a user
+        if login.tls is not None:
+            self.options["tls"] = login.tls
+
+    async def _process_connect_init(self) -> None:
+        """Say hello. Whatever goes wrong is an error that nats-py goes on trying after.
+
+        It ends the client on errors that it does not expect, and takes a connection that the server closed without a
+        word for one that stands.
+        """
+        try:
+            await super()._process_connect_init()
+        except (OSError, errors.Error, TimeoutError):
+            raise
+        except Exception as error:
+            raise errors.Error(f"nats: {type(error).__name__}: {error}") from error
+        if not self.is_connected:
+            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if task is not None:
+                    task.cancel()
+            raise errors.Error("nats: the server closed the connection instead of taking it")
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Refuse a server that offers no TLS where TLS was asked for, before any secret is sent.
@@ -89,13 +138,13 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         nats-py closes the client for good on, for instance, expired credentials; a worker goes on with the
         rotated ones as soon as they are there.
         """
-        if "permissions violation" in err_msg or self.is_connecting:
-            await super()._process_err(err_msg)
-            return
-        error = errors.Error(f"nats: {err_msg.strip(chr(39))}")
-        self._err = error
+        as_it_came = self._ps.error_line.decode(errors="replace").strip()
+        text = (as_it_came if as_it_came.lower() == err_msg else err_msg).strip("'")
+        error = errors.Error(f"nats: {text}")
         await self._error_cb(error)
-        await self._process_op_err(error)
+        if read_violation(text) is None:
+            self._err = error
+            await self._process_op_err(error)
 
     async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109 - nats-py's signature
         """A round trip behind everything that was sent before. Raises TimeoutError or a NATS error.

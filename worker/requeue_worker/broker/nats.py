@@ -1,29 +1,42 @@
-"""The worker's connection to NATS: connect for ever, credentials read anew each time, hot subscriptions, chunked sends."""
+"""The worker's connection to NATS: made again for ever, secrets read anew each time, chunked sends.
+
+Broker ── login: who we are          ── BulkClient ── BulkParser: hot subscriptions in bulk
+       └─ subscriptions: do ours stand? ── permissions: what the server denies
+"""
 
 from __future__ import annotations
 
 import logging
-import ssl
+import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 from nats import errors as nats_errors
 from requeue_worker.broker.client import BulkClient
+from requeue_worker.broker.login import read_login, way_of
 from requeue_worker.broker.parser import Consumer
-from requeue_worker.settings import NatsSettings, TlsSettings
+from requeue_worker.broker.permissions import Denials, Permissions, read_violation
+from requeue_worker.broker.subscriptions import Subscriptions
+from requeue_worker.settings import NatsSettings
 
 log = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 20
 PENDING_BYTES = 64 << 20
+LOGGED_EVERY_S = 60.0  #: the same failure to connect is logged so often
 
 
 class Listener(Protocol):
     """What the worker hears of its connection. All are called on the event loop and must not block."""
 
     def connected(self, reconnected: bool) -> None:
-        """The connection stands, subscriptions included."""
+        """The connection stands, and replies come in."""
+
+    def granted(self) -> None:
+        """A subscription that was denied stands now."""
+
+    def taking(self) -> None:
+        """The intake stands, for the first time."""
 
     def disconnected(self) -> None:
         """The connection is gone; it is being made again."""
@@ -38,29 +51,31 @@ class Broker:
     def __init__(self, settings: NatsSettings, listener: Listener) -> None:
         self._settings = settings
         self._listener = listener
-        self._client = BulkClient(require_tls=settings.tls.in_use)
-        self._intake: Any = None
-        self._closing = False
+        self._client = BulkClient(lambda: read_login(settings), require_tls=settings.tls.in_use)
+        self._permissions = Permissions()
+        self._subscriptions = Subscriptions(
+            self._client, self._permissions, self._tell_news, settings.reconnect_wait_ns / 1e9
+        )
+        self._started = self._closing = False
+        self._told_connected = self._told_taking = False
+        self._trouble = "no server has answered yet"
+        self._logged: tuple[str, float] = ("", 0.0)
         #: counts connections, so that a delivery knows whether its own still stands
         self.connection = 0
         self.inbox_prefix = b""
-        #: permission errors seen since the last connect, newest last
-        self.denied: list[str] = []
 
     async def connect(self) -> None:
         """Connect, trying for ever. Returns when connected; cancel it to give up."""
-        options = self._connect_options()
-        await self._client.connect(**options)
+        self._started = True
+        await self._client.connect(**self._connect_options())
         self.connection += 1
         self.inbox_prefix = self._client.new_inbox().encode() + b"."
-        log.info("connected to NATS", extra={"server": self.server})
+        log.info("connected to NATS", extra={"server": self.server, "login": way_of(self._settings)})
 
     async def subscribe(self, subject: str, queue_group: str, intake: Consumer, replies: Consumer) -> None:
-        """Subscribe the reply inbox, then the intake. Returns when the server has taken both."""
-        await self._client.subscribe_hot(self.inbox_prefix.decode() + "*", replies)
-        self._intake = await self._client.subscribe_hot(subject, intake, queue_group)
-        await self._client.flush()
-        self._listener.connected(False)
+        """Subscribe the reply inbox and the intake. The listener hears when they stand."""
+        await self._subscriptions.add_replies(self.inbox_prefix.decode() + "*", replies)
+        await self._subscriptions.add_intake(subject, queue_group, intake)
 
     async def respond(self, subject: str, answer: Callable[[bytes], Awaitable[bytes | None]]) -> None:
         """Answer requests on `subject`: `answer` gets the payload and returns the reply's, None for none."""
@@ -70,17 +85,18 @@ class Broker:
             if reply is not None and message.reply:
                 await self._client.publish(message.reply, reply)
 
-        await self._client.subscribe(subject, cb=handle)
+        await self._subscriptions.add_other(subject, handle)
+
+    async def keep_subscribed(self) -> None:
+        """See to it that the subscriptions stand, for ever."""
+        await self._subscriptions.keep()
 
     async def stop_intake(self) -> None:
         """Unsubscribe the intake; on return everything the server had sent has been handed to its consumer."""
-        if self._intake is not None and self.connected:
-            try:
-                await self._intake.unsubscribe()
-                await self._client.flush()
-            except (nats_errors.Error, OSError, TimeoutError) as error:
-                log.warning("intake could not be drained", extra={"error": str(error)})
-        self._intake = None
+        try:
+            await self._subscriptions.end_intake()
+        except (nats_errors.Error, OSError, TimeoutError) as error:
+            log.warning("intake could not be drained", extra={"error": str(error)})
 
     def send(self, chunk: bytes, messages: int) -> None:
         """Send whole PUB/HPUB operations. Dropped while disconnected: no ack and no replay outlives its connection."""
@@ -102,6 +118,8 @@ class Broker:
     async def close(self) -> None:
         """Close for good, what is queued goes out first."""
         self._closing = True
+        if not self._started:
+            return
         try:
             if self.connected:
                 await self._client.flush(timeout=5)
@@ -109,10 +127,31 @@ class Broker:
         except (nats_errors.Error, OSError, TimeoutError) as error:
             log.debug("error while closing", extra={"error": str(error)})
 
+    # -- state -----------------------------------------------------------------------------------------------
+
     @property
     def connected(self) -> bool:
         """Whether the connection stands now."""
         return bool(self._client.is_connected)
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether a replay can go out and its reply come in."""
+        return self.connected and self._subscriptions.replies_stand
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether messages come in and can be replayed; if not, why; if so, what is denied all the same."""
+        if not self.connected:
+            return False, f"not connected to NATS: {self._trouble}"
+        if vital := self._subscriptions.vital_trouble:
+            return False, vital
+        if denied := self._subscriptions.other_trouble or self._permissions.lately():
+            return True, f"ready, but not all is allowed: {denied}"
+        return True, "ready"
+
+    def denied(self, subject: bytes) -> Denials | None:
+        """What the server said against publishing to this subject on this connection; None when nothing."""
+        return self._permissions.publish(subject)
 
     @property
     def unsent_bytes(self) -> int:
@@ -132,29 +171,64 @@ class Broker:
 
     # -- events ----------------------------------------------------------------------------------------------
 
+    def _tell_news(self) -> None:
+        """Subscriptions were answered: tell the listener what that means for it."""
+        if self._told_connected:
+            self._listener.granted()
+        elif self.can_replay:
+            self._told_connected = True
+            self._listener.connected(False)
+        if self.ready()[0] and not self._told_taking:
+            self._told_taking = True
+            self._listener.taking()
+
     async def _disconnected(self) -> None:
         self._client.forget_unsent()
         self.connection += 1  # what is in flight now went out on a connection that is no more
+        self._subscriptions.disconnected()
+        self._trouble = "the connection was lost"
         if not self._closing:
             log.warning("disconnected from NATS")
             self._listener.disconnected()
 
     async def _reconnected(self) -> None:
         self.connection += 1
-        self.denied.clear()
-        log.info("reconnected to NATS", extra={"server": self.server})
-        self._listener.connected(True)
+        self._subscriptions.reconnected()
+        self._logged = ("", 0.0)
+        log.info("reconnected to NATS", extra={"server": self.server, "login": way_of(self._settings)})
+        if self._told_connected:
+            self._listener.connected(True)
 
     async def _error(self, error: Exception) -> None:
         if self._closing:
             return
-        text = str(error) or type(error).__name__
-        if "permissions violation" in text.lower():
-            self.denied = [*self.denied[-9:], text]
-        log.warning("NATS error", extra={"error": text})
+        text = _sentence(error)
+        violation = read_violation(text)
+        if violation is not None:
+            if self._permissions.note(violation):
+                log.warning("NATS denies a permission", extra={"error": text})
+            if violation.is_subscription:
+                self._subscriptions.violated()
+        elif self.connected:
+            log.warning("NATS error", extra={"error": text})
+        else:
+            self._not_connected(text)
         self._listener.connection_error(error)
 
-    # -- options ---------------------------------------------------------------------------------------------
+    def _not_connected(self, text: str) -> None:
+        """An attempt to connect failed. The same reason is logged once a minute, the attempts go on much faster."""
+        self._trouble = text
+        logged, at_s = self._logged
+        if text != logged or time.monotonic() - at_s >= LOGGED_EVERY_S:
+            self._logged = (text, time.monotonic())
+            log.warning(
+                "cannot connect to NATS, trying on",
+                extra={
+                    "error": text,
+                    "servers": self._settings.redacted_servers,
+                    "login": way_of(self._settings),
+                },
+            )
 
     def _connect_options(self) -> dict[str, Any]:
         settings = self._settings
@@ -170,45 +244,15 @@ class Broker:
             "ping_interval": PING_INTERVAL_S,
             "pending_size": PENDING_BYTES,
             "flush_timeout": 10,
+            "tls_handshake_first": settings.tls.handshake_first,
         }
-        options.update(credentials(settings))
-        if settings.tls.in_use:
-            options["tls"] = tls_context(settings.tls)
-            options["tls_handshake_first"] = settings.tls.handshake_first
-            if settings.tls.hostname:
-                options["tls_hostname"] = settings.tls.hostname
+        if settings.tls.hostname:
+            options["tls_hostname"] = settings.tls.hostname
         return options
 
 
-def credentials(settings: NatsSettings) -> dict[str, Any]:
-    """Options for the one kind of credentials in use. Files are read at each connect, so a rotation needs no restart."""
-    if settings.creds_file is not None:
-        return {"user_credentials": str(settings.creds_file)}
-    if settings.nkey_file is not None:
-        return {"nkeys_seed": str(settings.nkey_file)}
-    options: dict[str, Any] = {}
-    if settings.token_file is not None:
-        options["token"] = _reader(settings.token_file)
-    elif settings.token is not None:
-        options["token"] = settings.token.get_secret_value()
-    if settings.user_file is not None:
-        options["user"] = _reader(settings.user_file)
-    elif settings.user is not None:
-        options["user"] = settings.user
-    if settings.password_file is not None:
-        options["password"] = _reader(settings.password_file)
-    elif settings.password is not None:
-        options["password"] = settings.password.get_secret_value()
-    return options
-
-
-def _reader(path: Path) -> Callable[[], str]:
-    return lambda: path.read_text(encoding="utf-8").strip()
-
-
-def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """A client context with the CA, and the client certificate for mTLS."""
-    context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
-    if tls.cert_file is not None:
-        context.load_cert_chain(str(tls.cert_file), str(tls.key_file) if tls.key_file else None)
-    return context
+def _sentence(error: Exception) -> str:
+    """What an error says, without nats-py's decoration."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
+    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__

@@ -36,6 +36,8 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
         self._held = 0
         self._needed = 0
         self._connection = 0
+        #: the server's last error as it came; the parent hands it on in lower case, subjects included
+        self.error_line = b""
         super().__init__(client)
 
     def reset(self) -> None:
@@ -83,6 +85,8 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
                         raise ProtocolError("nats: control line without end")
                     break
                 _hand_over(batches, hot)
+                if data.startswith(b"-ERR", position):
+                    self.error_line = data[position + len(b"-ERR") : end]
                 await super().parse(data[position : end + 2])
                 position = end + 2
                 continue

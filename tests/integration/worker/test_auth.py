@@ -1,0 +1,287 @@
+"""How a worker logs in to NATS: every way, from inline values and from files, and what a wrong or rotated secret does.
+
+Secrets in files are read at each connect: a corrected or rotated one is used without a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import nats
+import pytest
+from requeue_protocol.envelope import build_envelope
+from requeue_worker.app import Hooks, Worker
+from requeue_worker.settings import Settings
+
+from tests.integration.worker.secured import Certificates, Operator, change, reload, user_key
+from tests.integration.worker.support import HOUR, INTAKE, WAIT_S
+from tests.servers import NatsServer, NatsServerFactory, until
+
+# -- the ways to log in --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Login:
+    """A server's configuration, and what worker and client say to be let in."""
+
+    config: str
+    settings: dict[str, Any]
+    client: dict[str, Any]
+    #: the worker's secret files, as they have to be
+    files: dict[Path, str] = field(default_factory=dict)
+    #: as above, well-formed and not valid there
+    wrong: dict[Path, str] = field(default_factory=dict)
+    url: Callable[[NatsServer], str] = lambda server: server.url
+
+
+Make = Callable[[Path], Login]
+
+
+def inline_password(_: Path) -> Login:
+    config = 'authorization { users: [{user: worker, password: "p#1 ü"}] }'
+    return Login(config, {"user": "worker", "password": "p#1 ü"}, {"user": "worker", "password": "p#1 ü"})
+
+
+def url_password(_: Path) -> Login:
+    config = "authorization { users: [{user: worker, password: secret}] }"
+    login = Login(config, {}, {"user": "worker", "password": "secret"})
+    login.url = lambda server: server.url.replace("nats://", "nats://worker:secret@")
+    return login
+
+
+def password_files(path: Path) -> Login:
+    config = "authorization { users: [{user: worker, password: secret}] }"
+    user, password = path / "user", path / "password"
+    return Login(
+        config,
+        {"user_file": user, "password_file": password},
+        {"user": "worker", "password": "secret"},
+        files={user: "worker\n", password: "secret\n"},
+        wrong={user: "worker", password: "before"},
+    )
+
+
+def inline_token(_: Path) -> Login:
+    return Login("authorization { token: T0 }", {"token": "T0"}, {"token": "T0"})
+
+
+def token_file(path: Path) -> Login:
+    token = path / "token"
+    return Login(
+        "authorization { token: T0 }",
+        {"token_file": token},
+        {"token": "T0"},
+        files={token: "T0\n"},
+        wrong={token: "T1"},
+    )
+
+
+def nkey_file(path: Path) -> Login:
+    key, other, client, seed = user_key(), user_key(), user_key(), path / "seed"
+    return Login(
+        f"authorization {{ users: [{{nkey: {key.public}}}, {{nkey: {client.public}}}] }}",
+        {"nkey_file": seed},
+        {"nkeys_seed_str": client.seed},
+        files={seed: key.seed + "\n"},
+        wrong={seed: other.seed},
+    )
+
+
+def creds_file(path: Path) -> Login:
+    operator, creds, client = Operator(), path / "worker.creds", path / "client.creds"
+    client.write_text(operator.creds())
+    return Login(
+        operator.config,
+        {"creds_file": creds},
+        {"user_credentials": str(client)},
+        files={creds: operator.creds()},
+        wrong={creds: Operator().creds()},
+    )
+
+
+def tls(path: Path) -> Login:
+    certificates, ca = Certificates(path / "pki"), path / "ca.pem"
+    return Login(
+        certificates.config(),
+        {"tls": {"ca_file": ca}},
+        {"tls": trusting(certificates.ca_file)},
+        files={ca: certificates.ca_file.read_text()},
+        wrong={ca: Certificates(path / "other").ca_file.read_text()},
+    )
+
+
+def handshake_first(path: Path) -> Login:
+    login = tls(path)
+    login.config = login.config.replace("}", "handshake_first: true }")
+    login.settings["tls"]["handshake_first"] = True
+    login.client["tls_handshake_first"] = True
+    return login
+
+
+def mutual_tls(path: Path) -> Login:
+    certificates, others = Certificates(path / "pki"), Certificates(path / "other")
+    cert, key = path / "worker.pem", path / "worker-key.pem"
+    sides = []
+    for issuer in (certificates, others):
+        issuer.client(cert, key)
+        sides.append({cert: cert.read_text(), key: key.read_text()})
+    client_cert, client_key = path / "client.pem", path / "client-key.pem"
+    certificates.client(client_cert, client_key)
+    context = trusting(certificates.ca_file)
+    context.load_cert_chain(client_cert, client_key)
+    return Login(
+        certificates.config("verify: true"),
+        {"tls": {"ca_file": certificates.ca_file, "cert_file": cert, "key_file": key}},
+        {"tls": context},
+        files=sides[0],
+        wrong=sides[1],
+    )
+
+
+def mutual_tls_as_user(path: Path) -> Login:
+    """The certificate names the user, as `verify_and_map` has it."""
+    login = mutual_tls(path)
+    login.config = login.config.replace("verify:", "verify_and_map:")
+    login.config += "authorization { users: [{user: worker@requeue.test}] }"
+    return login
+
+
+def trusting(ca: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(ca))
+
+
+IN_FILES = [password_files, token_file, nkey_file, creds_file, tls, mutual_tls]
+ALL = [inline_password, url_password, inline_token, handshake_first, mutual_tls_as_user, *IN_FILES]
+
+
+# -- the parts -----------------------------------------------------------------------------------------------
+
+
+class Attempts:
+    """Failed attempts to connect, and what was said of them."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    async def fail(self, worker: Worker, times: int = 2) -> None:
+        """Wait until so many have failed from now on, and the worker is not ready."""
+        seen = len(self.errors)
+        await until(lambda: len(self.errors) >= seen + times)
+        assert not worker.ready()[0]
+
+
+class Run(Protocol):
+    async def __call__(self, login: Login, server: NatsServer) -> Worker: ...
+
+
+@pytest.fixture
+def attempts() -> Attempts:
+    return Attempts()
+
+
+@pytest.fixture
+async def run(tmp_path: Path, attempts: Attempts) -> AsyncIterator[Run]:
+    """Start a worker with a login, without waiting for NATS; stopped at teardown, and never by itself."""
+    workers: list[Worker] = []
+
+    async def begin(login: Login, server: NatsServer) -> Worker:
+        said = {"servers": [login.url(server)], "reconnect_wait": "20ms", **login.settings}
+        settings = Settings(
+            data_dir=tmp_path / "data", instance_id="me", nats=said, shutdown_grace=0, reconnect_grace=0
+        )
+        worker = Worker(settings, Hooks(connection_error=lambda error: attempts.errors.append(str(error))))
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield begin
+    for worker in workers:
+        assert worker.live() == (True, "alive")
+        await asyncio.wait_for(worker.stop(), WAIT_S)
+        await worker.closed()
+
+
+@pytest.fixture(params=ALL, ids=lambda make: make.__name__)
+def login(request: pytest.FixtureRequest, tmp_path: Path) -> Login:
+    made: Login = request.param(tmp_path)
+    write(made.files)
+    return made
+
+
+in_files = pytest.mark.parametrize("login", IN_FILES, ids=lambda make: make.__name__, indirect=True)
+
+
+def write(files: dict[Path, str]) -> None:
+    for path, text in files.items():
+        path.write_text(text)
+
+
+async def until_ready(worker: Worker) -> None:
+    await until(lambda: worker.ready()[0])
+
+
+async def takes_messages(login: Login, server: NatsServer) -> None:
+    """A client that may log in is acked."""
+    client = await nats.connect(server.url, **login.client)
+    envelope = build_envelope(subject="jobs.a", payload=b"work", delay_ns=HOUR)
+    ack = await client.request(INTAKE, envelope, timeout=WAIT_S)
+    await client.close()
+    assert ack.data == b""
+
+
+# -- what holds ----------------------------------------------------------------------------------------------
+
+
+async def test_it_logs_in_and_takes_messages(
+    login: Login, run: Run, nats_server_factory: NatsServerFactory
+) -> None:
+    server = nats_server_factory(config=login.config)
+    worker = await run(login, server)
+    await until_ready(worker)
+    await takes_messages(login, server)
+
+
+@in_files
+async def test_with_a_wrong_secret_it_keeps_trying_and_is_ready_once_the_file_is_corrected(
+    login: Login, run: Run, nats_server_factory: NatsServerFactory, attempts: Attempts
+) -> None:
+    server = nats_server_factory(config=login.config)
+    write(login.wrong)
+    worker = await run(login, server)
+    await attempts.fail(worker)
+    assert worker.ready()[1].startswith("not connected to NATS: "), worker.ready()
+
+    write(login.files)
+    await until_ready(worker)
+    await takes_messages(login, server)
+
+
+@in_files
+@pytest.mark.parametrize("content", [None, "", "garbage", "SU"], ids=["gone", "empty", "garbage", "short"])
+async def test_an_unusable_secret_file_ends_nothing(
+    login: Login,
+    content: str | None,
+    run: Run,
+    nats_server_factory: NatsServerFactory,
+    attempts: Attempts,
+) -> None:
+    server = nats_server_factory(config=login.config)
+    for path in login.files:
+        path.unlink() if content is None else path.write_text(content)
+    worker = await run(login, server)
+    await attempts.fail(worker)
+
+    write(login.files)
+    await until_ready(worker)
+    for path in login.files:
+        path.unlink() if content is None else path.write_text(content)
+    await asyncio.to_thread(server.restart)
+    await attempts.fail(worker)
+
+    write(login.files)
+    await until_ready(worker)

@@ -28,6 +28,7 @@ class Delivery:
         "connection",
         "key",
         "lane",
+        "rekey_ns",
         "size",
         "token",
         "value",
@@ -48,7 +49,9 @@ class Delivery:
         self.token = b""
         #: when the ack timeout ends
         self.ack_deadline_ns = 0
-        #: when the in-flight map looks at it again: the ack deadline, or earlier to re-key a long job
+        #: when its record is to move to its ack deadline, so that a long job does not pin the checkpoint
+        self.rekey_ns = 0
+        #: when the in-flight map looks at it again: the earlier of the two
         self.wake_ns = 0
         #: +WPI can't extend the ack timeout beyond this
         self.work_until_ns = 0
@@ -82,20 +85,21 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._by_token)
 
-    def add(self, deliveries: list[Delivery], wait_ns: int, wake_after_ns: int, now_ns: int) -> None:
+    def add(self, deliveries: list[Delivery], wait_ns: int, rekey_after_ns: int, now_ns: int) -> None:
         """Register deliveries whose ack timeout ends in `wait_ns`, and give each its reply token.
 
-        They are looked at in `wake_after_ns` at the latest.
+        They are looked at in `rekey_after_ns` at the latest, to re-key them.
         """
         wake_ns = self._watch(
-            self._last + 1, self._last + len(deliveries), min(wait_ns, wake_after_ns), now_ns
+            self._last + 1, self._last + len(deliveries), min(wait_ns, rekey_after_ns), now_ns
         )
-        number, deadline_ns, size = self._last, now_ns + wait_ns, 0
+        number, deadline_ns, rekey_ns, size = self._last, now_ns + wait_ns, now_ns + rekey_after_ns, 0
         for delivery in deliveries:
             number += 1
             delivery.token = token = b"%d" % number
             self._by_token[token] = delivery
             delivery.ack_deadline_ns = deadline_ns
+            delivery.rekey_ns = rekey_ns
             delivery.wake_ns = wake_ns
             size += len(delivery.value)
         self._last = number

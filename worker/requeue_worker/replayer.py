@@ -209,10 +209,9 @@ class Replayer:
         if not delivery.work_until_ns:
             delivery.work_until_ns = delivery.ack_deadline_ns - wait_ns + WORK_LIMIT_NS
         delivery.ack_deadline_ns = min(now_ns + wait_ns, delivery.work_until_ns)
-        # A job already re-keyed would fall due on disk before its new deadline: it is re-keyed again in time, since
-        # the wake-up below looks at it after a minute at most.
-        wake_ns = min(delivery.ack_deadline_ns - now_ns, REKEY_AFTER_NS)
-        self.in_flight.rearm(delivery, max(wake_ns, 0), now_ns)
+        # However often it says so: it is looked at in time to be re-keyed.
+        wake_ns = min(delivery.ack_deadline_ns, delivery.rekey_ns)
+        self.in_flight.rearm(delivery, max(wake_ns - now_ns, 0), now_ns)
 
     # -- time ------------------------------------------------------------------------------------------------
 
@@ -229,6 +228,7 @@ class Replayer:
             if left_ns > 0:
                 # One long job must not pin the checkpoint: its record moves to where a crash should find it due.
                 self._committer.submit(Rekey(delivery, self._clock() + left_ns, self._is_in_flight))
+                delivery.rekey_ns = now_ns + REKEY_AFTER_NS
                 self.in_flight.rearm(delivery, min(left_ns, REKEY_AFTER_NS), now_ns)
                 continue
             self.in_flight.pop(delivery.token)

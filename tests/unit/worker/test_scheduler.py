@@ -1,0 +1,564 @@
+"""The scheduler in virtual time: what goes out when, what blocks a queue, and that nothing waits for nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from requeue_protocol.headers import build_headers
+from requeue_worker import scheduler as scheduling
+from requeue_worker.scheduler import READY_BYTES, UNSENT_BYTES
+from requeue_worker.storage.queues import NEVER
+
+from tests.property.virtual import MS, START_NS, S, Sent, VirtualWorker
+
+NO_RESPONDERS = build_headers([], status=(503, ""))
+
+
+def settles(_: Sent) -> bytes:
+    return b""
+
+
+def fails(_: Sent) -> bytes:
+    return b"-NAK"
+
+
+def never(_: Sent) -> None:
+    return None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def late_ns(sent: Sent, due_ns: int) -> int:
+    assert sent.at_ns >= due_ns, "early"
+    return sent.at_ns - due_ns
+
+
+# ---- wake-ups
+
+
+@pytest.mark.parametrize(
+    "delay_ns", [1, MS, 9 * MS, 10 * MS, 11 * MS, 99 * MS, 101 * MS, 5 * S, 2 * 86_400 * S]
+)
+def test_a_delayed_message_goes_out_within_a_millisecond_of_its_time_and_not_early(
+    path: Path, delay_ns: int
+) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"a", delay_ns=delay_ns)
+        worker.run_for(delay_ns + 10 * MS)
+        [sent] = worker.sent
+        assert late_ns(sent, START_NS + delay_ns) <= 2 * MS
+
+
+def test_a_message_that_is_due_earlier_than_the_known_head_wakes_earlier(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"late", delay_ns=10 * S)
+        worker.run_for(S)
+        worker.publish(b"early", delay_ns=2 * S)
+        worker.run_for(30 * S)
+        assert [(sent.payload, late_ns(sent, START_NS + 3 * S) // S) for sent in worker.sent[:2]] == [
+            (b"early", 0),
+            (b"late", 7),
+        ]
+
+
+def test_a_message_due_now_overtakes_what_was_read_ahead(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        for number in range(700):
+            worker.publish(b"%d" % number, delay_ns=200 * MS)
+        worker.run_for(195 * MS)
+        assert len(worker.queue().lane().ready) >= scheduling.READ_LIMIT // 2, "the case that this is about"
+        worker.publish(b"now")
+        worker.run_for(3 * MS)
+        assert worker.payloads == [b"now"]
+
+
+def test_sleeping_costs_no_tick(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        for hours in (5, 10, 15):
+            worker.publish(b"", delay_ns=hours * 3600 * S)
+        worker.run_for(S)
+        ticks = worker.scheduler.ticks
+        worker.run_for(4 * 3600 * S)
+        assert worker.scheduler.ticks - ticks <= 4, "an hour is the longest sleep"
+
+
+def test_a_trickle_costs_a_few_ticks_for_each_message(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.store.disk_ns = MS
+        for number in range(200):
+            worker.publish(b"%d" % number, delay_ns=S + number * 37 * MS)
+        worker.run_for(500 * MS)
+        ticks = worker.scheduler.ticks
+        worker.run_for(30 * S)
+        assert len(worker.sent) == 200
+        assert worker.scheduler.ticks - ticks <= 8 * 200
+
+
+def test_wake_ups_for_what_comes_late_do_not_pile_up(path: Path) -> None:
+    """Every delayed message wakes the lane earlier than the one that is due in a year: it must leave nothing behind."""
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.publish(b"in a year", delay_ns=365 * 86_400 * S)
+        for _ in range(20):
+            for number in range(300):
+                worker.publish(b"soon", delay_ns=(50 + number) * MS)
+            worker.run_for(S)
+        assert len(worker.sent) == 6000
+        assert heap_entries(worker) < 2000
+
+
+def heap_entries(worker: VirtualWorker) -> int:
+    scheduler = worker.scheduler
+    return len(scheduler._lane_wakes) + len(scheduler._queue_wakes) + len(scheduler._starved)
+
+
+def test_a_clock_put_back_delays_and_one_put_forward_releases(path: Path) -> None:
+    with VirtualWorker(path, stats_interval="1s") as worker:
+        worker.publish(b"a", delay_ns=10 * S)
+        worker.run_for(5 * S)
+        worker.step_ns = -60 * S
+        worker.run_for(10 * S)
+        assert not worker.sent
+        worker.step_ns = 60 * S
+        worker.call(worker.scheduler.look_again)
+        worker.run_for(10 * MS)
+        assert worker.payloads == [b"a"]
+
+
+# ---- order and shares
+
+
+def test_priority_is_strict_inside_a_queue(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1}) as worker:
+        worker.answer = settles
+        worker.broker.connected = False
+        for priority in (9, 4, 0, 4, 9, 0):
+            worker.publish(b"%d" % priority, headers={"Requeue-Priority": str(priority)})
+        worker.run_for(50 * MS)
+        worker.broker.mend()
+        worker.run_for(S)
+        assert worker.payloads == [b"0", b"0", b"4", b"4", b"9", b"9"]
+
+
+def test_a_lower_priority_goes_out_while_a_higher_one_is_not_due(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"high, later", headers={"Requeue-Priority": "0"}, delay_ns=50 * MS)
+        worker.run_for(45 * MS)  # read ahead by now
+        worker.publish(b"low, now", headers={"Requeue-Priority": "9"})
+        worker.run_for(2 * MS)
+        assert worker.payloads == [b"low, now"]
+        worker.run_for(S)
+        assert worker.payloads == [b"low, now", b"high, later"]
+
+
+def test_due_order_holds_inside_a_lane(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        delays = [(number * 7919) % 1000 for number in range(1000)]
+        for delay in delays:
+            worker.publish(b"%d" % delay, delay_ns=S + delay * MS)
+        worker.run_for(5 * S)
+        assert [int(payload) for payload in worker.payloads] == sorted(delays)
+
+
+@pytest.mark.parametrize(("one", "other"), [(100, 100), (300, 100), (100, 1), (10_000, 100)])
+def test_queues_share_by_weight_while_both_have_due_messages(path: Path, one: int, other: int) -> None:
+    queues = [{"name": "one", "weight": one}, {"name": "other", "weight": other}]
+    with VirtualWorker(path, queues=queues, max_in_flight_total=200) as worker:
+        worker.answer = settles
+        worker.broker.connected = False
+        for _ in range(2000):
+            worker.publish(b"", queue="one")
+            worker.publish(b"", queue="other")
+        worker.run_for(50 * MS)
+        worker.broker.mend()
+        worker.run_for(S)
+        names = [sent.queue for sent in worker.sent]
+        both = Counter(names[: min(last_index(names, "one"), last_index(names, "other"))])
+        assert both["other"] > 0, "no queue starves"
+        assert both["one"] / both["other"] == pytest.approx(one / other, rel=0.3) or one / other > 50
+
+
+def last_index(names: list[str], name: str) -> int:
+    return len(names) - names[::-1].index(name) - 1
+
+
+# ---- what blocks a queue, and what frees it
+
+
+def test_no_more_are_in_flight_than_the_policy_says_and_a_reply_brings_the_next(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 3}) as worker:
+        for number in range(10):
+            worker.publish(b"%d" % number)
+        worker.run_for(50 * MS)
+        assert len(worker.sent) == 3
+        for answered in range(7):
+            worker.reply(worker.sent[answered])
+            worker.run_for(0)
+            assert len(worker.sent) == min(4 + answered, 10)
+            assert worker.queue().in_flight == 3
+
+
+def test_a_timeout_frees_a_slot(path: Path) -> None:
+    with VirtualWorker(
+        path, defaults={"max_in_flight": 1, "ack_timeout": "5s", "min_backoff": "1h"}
+    ) as worker:
+        worker.publish(b"a")
+        worker.run_for(10 * MS)
+        worker.publish(b"b")
+        worker.run_for(4 * S)
+        assert worker.payloads == [b"a"]
+        worker.run_for(2 * S)
+        assert worker.payloads == [b"a", b"b"]
+
+
+def test_a_delayed_nak_holds_no_slot(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1}) as worker:
+        worker.answer = lambda sent: b'-NAK {"delay": 3600000000000}' if sent.payload == b"a" else b""
+        worker.publish(b"a")
+        worker.run_for(10 * MS)
+        worker.publish(b"b")
+        worker.run_for(10 * MS)
+        assert worker.payloads == [b"a", b"b"]
+
+
+def test_the_total_in_flight_is_bounded_and_leaves_every_queue_a_few_slots(path: Path) -> None:
+    with VirtualWorker(path, max_in_flight_total=50) as worker:
+        for number in range(100):
+            worker.publish(b"%d" % number, queue="busy")
+        worker.run_for(50 * MS)
+        assert len(worker.sent) == 50
+        for number in range(20):
+            worker.publish(b"%d" % number, queue="other")
+        worker.run_for(50 * MS)
+        assert len(worker.sent) == 50 + scheduling.FAIR_SLOTS
+        for sent in list(worker.sent[:30]):
+            worker.reply(sent)
+            worker.run_for(0)
+        worker.run_for(50 * MS)
+        assert Counter(sent.queue for sent in worker.sent)["other"] >= scheduling.FAIR_SLOTS
+
+
+def test_the_bytes_in_flight_are_bounded(path: Path) -> None:
+    with VirtualWorker(path, max_in_flight_bytes=1 << 20) as worker:
+        for _ in range(60):
+            worker.publish(b"x" * 200_000)
+        worker.run_for(100 * MS)
+        assert worker.worker._replayer.in_flight.bytes < (1 << 20) + scheduling.TICK_BYTES + 200_500
+        while len(worker.sent) < 60:
+            before = len(worker.sent)
+            for sent in list(worker.sent):
+                worker.reply(sent)
+            worker.run_for(100 * MS)
+            assert len(worker.sent) > before, "a freed byte has to bring the next message"
+
+
+def test_tokens_come_at_their_rate_and_no_faster(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_rate": 10}) as worker:
+        worker.answer = settles
+        for number in range(30):
+            worker.publish(b"%d" % number)
+        worker.run_for(S + 5 * MS)
+        assert 10 <= len(worker.sent) <= 12
+        worker.run_for(4 * S)
+        assert len(worker.sent) == 30
+        gaps = [
+            after.at_ns - before.at_ns for before, after in zip(worker.sent, worker.sent[1:], strict=False)
+        ]
+        assert min(gaps[1:]) >= 99 * MS
+
+
+@pytest.mark.parametrize("rate", [0.5, 3, 7.7, 1000, 12_345])
+def test_a_rate_holds_over_time_and_wakes_up_once_a_token_at_most(path: Path, rate: float) -> None:
+    with VirtualWorker(path, defaults={"max_rate": rate}) as worker:
+        worker.answer = settles
+        number = min(int(rate * 10), 3000)
+        for _ in range(number + 50):
+            worker.publish(b"")
+        ticks = worker.scheduler.ticks
+        seconds = number / rate
+        worker.run_for(int(seconds * S))
+        burst = max(1.0, rate / 10)
+        assert number * 0.9 - 1 <= len(worker.sent) <= number + burst + 1
+        assert worker.scheduler.ticks - ticks <= 6 * len(worker.sent) + 20
+
+
+def test_a_paused_queue_goes_on_when_the_pause_ends(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        queue = worker.queue()
+        queue.paused_until_ns = START_NS + 60 * S
+        worker.publish(b"a")
+        worker.run_for(59 * S)
+        assert not worker.sent
+        worker.run_for(2 * S)
+        assert late_ns(worker.sent[0], START_NS + 60 * S) <= 2 * MS
+
+
+def test_a_queue_paused_for_ever_costs_nothing_and_goes_on_when_told(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        queue = worker.queue()
+        queue.paused_until_ns = NEVER
+        worker.publish(b"a")
+        worker.run_for(S)
+        ticks = worker.scheduler.ticks
+        worker.run_for(1800 * S)
+        assert worker.scheduler.ticks - ticks <= 2
+        queue.paused_until_ns = 0
+        worker.call(worker.scheduler.look_again)
+        worker.run_for(MS)
+        assert worker.payloads == [b"a"]
+
+
+def test_a_new_policy_unblocks(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1}) as worker:
+        worker.publish(b"a")
+        worker.publish(b"b")
+        worker.run_for(20 * MS)
+        assert len(worker.sent) == 1
+        policy = worker.settings.defaults.model_copy(update={"max_in_flight": 2})
+        worker.call(lambda: worker.worker.use(worker.settings.model_copy(update={"defaults": policy})))
+        worker.run_for(20 * MS)
+        assert len(worker.sent) == 2
+
+
+def test_nothing_goes_out_while_disconnected_and_everything_after(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.broker.cut()
+        for number in range(5):
+            worker.publish(b"%d" % number, delay_ns=number * S)
+        worker.run_for(60 * S)
+        ticks = worker.scheduler.ticks
+        worker.run_for(60 * S)
+        assert not worker.sent
+        assert worker.scheduler.ticks - ticks <= 2
+        worker.broker.mend()
+        worker.run_for(50 * MS)
+        assert sorted(worker.payloads) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_socket_that_takes_no_more_stops_the_replays_until_it_has_drained(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.broker.unsent_bytes = UNSENT_BYTES
+        for number in range(5):
+            worker.publish(b"%d" % number)
+        worker.run_for(10 * S)
+        assert not worker.sent
+        worker.broker.drained()
+        worker.run_for(10 * MS)
+        assert len(worker.sent) == 5
+
+
+def test_what_is_in_flight_when_the_connection_breaks_is_sent_again_with_no_attempt_spent(path: Path) -> None:
+    with VirtualWorker(path, defaults={"retries": 2, "ack_timeout": "5s", "min_backoff": "1s"}) as worker:
+        worker.publish(b"a", retries=2)
+        worker.run_for(10 * MS)
+        worker.broker.cut()
+        worker.run_for(S)
+        worker.broker.mend()
+        worker.run_for(20 * S)
+        assert [sent.attempt for sent in worker.sent][:2] == [1, 1]
+
+
+# ---- expiry
+
+
+def test_expired_messages_take_no_slot_from_those_that_are_not(path: Path) -> None:
+    """They are counted when they are taken out of the buffer: a queue full of them must still send the next one."""
+    with VirtualWorker(path, defaults={"max_in_flight": 1}) as worker:
+        worker.broker.cut()
+        for _ in range(3):
+            worker.publish(b"expired", ttl_ns=S)
+        worker.publish(b"valid")
+        worker.run_for(10 * S)
+        worker.broker.mend()
+        worker.run_for(S)
+        assert worker.payloads == [b"valid"]
+        assert worker.queue().dead == 3
+
+
+def test_a_message_too_large_to_replay_takes_no_slot(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1}) as worker:
+        worker.broker.cut()
+        worker.publish(b"x" * 5000)
+        worker.publish(b"small")
+        worker.run_for(S)
+        worker.broker.max_payload = 4096
+        worker.broker.mend()
+        worker.run_for(S)
+        assert worker.payloads == [b"small"]
+        assert worker.queue().dead == 1
+
+
+def test_expired_messages_spend_no_tokens(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_rate": 1}) as worker:
+        worker.broker.cut()
+        for _ in range(50):
+            worker.publish(b"expired", ttl_ns=S)
+        worker.publish(b"valid")
+        worker.run_for(10 * S)
+        worker.broker.mend()
+        worker.run_for(100 * MS)
+        assert worker.queue().dead == 50
+        assert worker.payloads == [b"valid"]
+
+
+def test_waiting_messages_expire_on_time_while_their_queue_is_blocked(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1, "ack_timeout": "1h"}) as worker:
+        worker.publish(b"blocks")
+        worker.run_for(10 * MS)
+        for number in range(1, 6):
+            worker.publish(b"%d" % number, ttl_ns=number * S)
+        for number in range(1, 6):
+            worker.run_for(S)
+            worker.run_for(10 * MS)
+            assert worker.queue().dead == number
+        assert worker.payloads == [b"blocks"]
+
+
+def test_messages_of_a_lower_priority_expire_behind_a_blocked_higher_one_without_a_busy_loop(
+    path: Path,
+) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1, "ack_timeout": "1h"}) as worker:
+        worker.publish(b"blocks", headers={"Requeue-Priority": "9"})
+        worker.run_for(10 * MS)
+        worker.publish(b"low", headers={"Requeue-Priority": "5"}, ttl_ns=5 * S)
+        worker.run_for(10 * MS)
+        worker.publish(b"high", headers={"Requeue-Priority": "0"})
+        worker.run_for(10 * MS)
+        ticks = worker.scheduler.ticks
+        worker.run_for(60 * S)
+        assert worker.queue().dead == 1
+        assert worker.scheduler.ticks - ticks < 20
+        worker.reply(worker.sent[0])
+        worker.run_for(10 * MS)
+        assert worker.payloads == [b"blocks", b"high"]
+
+
+def test_a_deadline_before_the_due_time_expires_the_message_at_the_deadline(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"a", delay_ns=10 * S, ttl_ns=3 * S)
+        worker.run_for(2 * S)
+        assert worker.queue().dead == 0
+        worker.run_for(S + 5 * MS)
+        assert (worker.queue().dead, worker.sent) == (1, [])
+
+
+# ---- memory
+
+
+def test_the_read_ahead_of_a_blocked_queue_is_bounded_in_bytes(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1, "ack_timeout": "1h"}) as worker:
+        for _ in range(200):
+            worker.publish(b"x" * 500_000)
+        worker.run_for(5 * S)
+        assert worker.queue().pending == 200
+        assert ready_bytes(worker) < READY_BYTES + (6 << 20)
+
+
+def test_the_read_ahead_of_many_queues_is_bounded_in_bytes(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1, "ack_timeout": "1h"}) as worker:
+        worker.broker.cut()
+        for number in range(60):
+            for _ in range(4):
+                worker.publish(b"x" * 900_000, queue=f"q{number}")
+            worker.run_for(50 * MS)
+        highest = 0
+        worker.broker.mend()
+        for _ in range(50):
+            worker.run_for(0)
+            highest = max(highest, ready_bytes(worker))
+        worker.run_for(S)
+        assert len(worker.sent) == 60
+        assert highest < 2 * READY_BYTES + 60 * 901_000
+
+
+def ready_bytes(worker: VirtualWorker) -> int:
+    total = sum(
+        len(value)
+        for queue in worker.worker._registry
+        for lane in queue.lanes.values()
+        for _, value in lane.ready
+    )
+    assert worker.scheduler._ready_bytes == total
+    return total
+
+
+def test_queues_that_wait_for_anybodys_slot_are_remembered_once(path: Path) -> None:
+    with VirtualWorker(path, max_in_flight_total=1, defaults={"ack_timeout": "1h"}) as worker:
+        for number in range(scheduling.FAIR_SLOTS + 1):
+            worker.publish(b"%d" % number)
+        worker.run_for(10 * MS)
+        for _ in range(200):
+            worker.call(worker.scheduler.look_again)
+            worker.run_for(0)
+        assert heap_entries(worker) < 10
+
+
+# ---- long jobs
+
+
+def test_a_long_job_is_re_keyed_so_that_it_never_pins_the_checkpoint(path: Path) -> None:
+    with VirtualWorker(path, defaults={"ack_timeout": "1h"}) as worker:
+        worker.publish(b"long")
+        worker.run_for(10 * MS)
+        assert lowest_unsettled_ns(worker) < START_NS + S
+        worker.run_for(70 * S)
+        assert lowest_unsettled_ns(worker) > START_NS + 3000 * S
+        worker.reply(worker.sent[0])
+        worker.run_for(S)
+        assert worker.queue().pending == 0
+        assert worker.queue().lane().unsettled == {}
+
+
+def test_a_job_that_says_it_is_working_every_few_seconds_is_re_keyed_too(path: Path) -> None:
+    with VirtualWorker(path, defaults={"ack_timeout": "15s"}) as worker:
+        worker.publish(b"long")
+        worker.run_for(10 * MS)
+        for _ in range(60):
+            worker.run_for(5 * S)
+            worker.reply(worker.sent[0], b"+WPI")
+            assert lowest_unsettled_ns(worker) > worker.clock() - 75 * S
+        assert len(worker.sent) == 1
+        worker.reply(worker.sent[0])
+        worker.run_for(S)
+        assert (worker.queue().pending, worker.queue().lane().unsettled) == (0, {})
+
+
+def lowest_unsettled_ns(worker: VirtualWorker) -> int:
+    from requeue_worker.storage.keys import time_of
+
+    return min(time_of(key) for key in worker.queue().lane().unsettled)
+
+
+def test_work_in_progress_ends_after_twelve_hours(path: Path) -> None:
+    with VirtualWorker(path, defaults={"ack_timeout": "10m", "min_backoff": "1s"}) as worker:
+        worker.publish(b"for ever", retries=5)
+        worker.run_for(10 * MS)
+        for _ in range(12 * 12 + 6):
+            worker.run_for(300 * S)
+            worker.reply(worker.sent[0], b"+WPI")
+        assert len(worker.sent) >= 2
+        assert late_ns(worker.sent[1], START_NS + 12 * 3600 * S) < 60 * S
+
+
+# ---- failures
+
+
+def test_a_read_that_fails_ends_the_worker(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"a", delay_ns=S)
+        worker.run_for(100 * MS)
+
+        def fail(_: Any) -> Any:
+            raise OSError("the disk is gone")
+
+        worker.store._read_lane = fail  # type: ignore[method-assign]
+        worker.run_for(2 * S)
+        assert str(worker.worker._error) == "the disk is gone"

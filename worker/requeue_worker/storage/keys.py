@@ -21,6 +21,7 @@ _ID_KEY_LEN: Final = struct.Struct(">H")
 
 META_FORMAT: Final = b"format"
 META_QUEUE: Final = b"q"
+META_MARK: Final = b"p"  #: and the key of a dead letter: it is still to be published
 
 
 def queue_prefix(queue: str) -> bytes:

@@ -40,6 +40,12 @@ def user_key() -> Key:
     return Key(nkeys.PREFIX_BYTE_USER)
 
 
+def public_key(seed: str) -> str:
+    """The public key that belongs to a seed."""
+    public: str = nkeys.from_seed(bytearray(seed.strip().encode())).public_key.decode()
+    return public
+
+
 def jwt(issuer: Key, subject: str, claims: dict[str, object], expires_s: float | None = None) -> str:
     """A NATS JWT, version 2: ed25519 over header and claims, both base64url without padding."""
     body: dict[str, object] = {

@@ -18,7 +18,7 @@ from requeue_protocol.envelope import build_envelope
 from requeue_worker.app import Hooks, Worker
 from requeue_worker.settings import Settings
 
-from tests.integration.worker.secured import Certificates, Operator, change, reload, user_key
+from tests.integration.worker.secured import Certificates, Operator, change, public_key, reload, user_key
 from tests.integration.worker.support import HOUR, INTAKE, WAIT_S
 from tests.servers import NatsServer, NatsServerFactory, until
 
@@ -185,8 +185,10 @@ def attempts() -> Attempts:
 
 
 @pytest.fixture
-async def run(tmp_path: Path, attempts: Attempts) -> AsyncIterator[Run]:
-    """Start a worker with a login, without waiting for NATS; stopped at teardown, and never by itself."""
+async def run(
+    tmp_path: Path, attempts: Attempts, nats_server_factory: NatsServerFactory
+) -> AsyncIterator[Run]:
+    """Start a worker with a login, without waiting for NATS; stopped before the servers, and never by itself."""
     workers: list[Worker] = []
 
     async def begin(login: Login, server: NatsServer) -> Worker:
@@ -261,6 +263,29 @@ async def test_with_a_wrong_secret_it_keeps_trying_and_is_ready_once_the_file_is
     await takes_messages(login, server)
 
 
+@pytest.mark.parametrize("login", [password_files], indirect=True)
+async def test_the_log_tells_a_reason_once_and_no_secret(
+    login: Login,
+    run: Run,
+    nats_server_factory: NatsServerFactory,
+    attempts: Attempts,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = nats_server_factory(config=login.config)
+    write(login.wrong)
+    worker = await run(login, server)
+    await attempts.fail(worker, times=10)
+
+    [line] = [record for record in caplog.records if record.levelname == "WARNING"]
+    fields = vars(line)
+    assert (line.getMessage(), fields["error"]) == (
+        "cannot connect to NATS, trying on",
+        "Authorization Violation",
+    )
+    assert (fields["login"], fields["servers"]) == ("nats.user_file", (server.url,))
+    assert not any("before" in str(vars(record)) for record in caplog.records)
+
+
 @in_files
 @pytest.mark.parametrize("content", [None, "", "garbage", "SU"], ids=["gone", "empty", "garbage", "short"])
 async def test_an_unusable_secret_file_ends_nothing(
@@ -285,3 +310,146 @@ async def test_an_unusable_secret_file_ends_nothing(
 
     write(login.files)
     await until_ready(worker)
+
+
+# -- rotation ------------------------------------------------------------------------------------------------
+
+
+def other_password(login: Login) -> None:
+    [password] = [path for path in login.files if path.name == "password"]
+    login.config = login.config.replace("password: secret", "password: renewed")
+    login.client["password"] = "renewed"
+    login.files = {**login.files, password: "renewed"}
+
+
+def other_user(login: Login) -> None:
+    [user] = [path for path in login.files if path.name == "user"]
+    login.config = login.config.replace("user: worker", "user: other")
+    login.client["user"] = "other"
+    login.files = {**login.files, user: "other"}
+
+
+def other_token(login: Login) -> None:
+    login.config = login.config.replace("T0", "T9")
+    login.client["token"] = "T9"
+    login.files = dict.fromkeys(login.files, "T9")
+
+
+def other_nkey(login: Login) -> None:
+    old, new = public_key(login.settings["nkey_file"].read_text()), user_key()
+    login.config = login.config.replace(old, new.public)
+    login.files = dict.fromkeys(login.files, new.seed)
+
+
+@pytest.mark.parametrize(
+    ("login", "rotate"),
+    [
+        (password_files, other_password),
+        (password_files, other_user),
+        (token_file, other_token),
+        (nkey_file, other_nkey),
+    ],
+    ids=["password", "user", "token", "nkey"],
+    indirect=["login"],
+)
+async def test_a_reload_of_the_server_with_another_secret_is_followed_once_the_file_is_rotated(
+    login: Login,
+    rotate: Callable[[Login], None],
+    run: Run,
+    nats_server_factory: NatsServerFactory,
+    attempts: Attempts,
+) -> None:
+    server = nats_server_factory(config=login.config)
+    worker = await run(login, server)
+    await until_ready(worker)
+
+    rotate(login)
+    reload(server, login.config)
+    await attempts.fail(worker)
+    assert "Authorization Violation" in worker.ready()[1]
+    write(login.files)
+    await until_ready(worker)
+    await takes_messages(login, server)
+
+
+async def test_a_user_that_expires_is_followed_by_the_next_one_in_the_file(
+    run: Run, nats_server_factory: NatsServerFactory, attempts: Attempts, tmp_path: Path
+) -> None:
+    operator, creds, client = Operator(), tmp_path / "worker.creds", tmp_path / "client.creds"
+    client.write_text(operator.creds())
+    creds.write_text(operator.creds(expires_s=2))
+    login = Login(operator.config, {"creds_file": creds}, {"user_credentials": str(client)})
+    server = nats_server_factory(config=login.config)
+    worker = await run(login, server)
+    await until_ready(worker)
+
+    await attempts.fail(worker, times=3)
+    assert any("User Authentication Expired" in error for error in attempts.errors)
+    creds.write_text(operator.creds())
+    await until_ready(worker)
+    await takes_messages(login, server)
+
+
+async def test_another_ca_and_another_certificate_are_used_at_the_next_connect(
+    run: Run, nats_server_factory: NatsServerFactory, attempts: Attempts, tmp_path: Path
+) -> None:
+    login = mutual_tls(tmp_path)
+    ca = tmp_path / "ca.pem"
+    ca.write_text(login.settings["tls"]["ca_file"].read_text())
+    login.settings["tls"]["ca_file"] = ca
+    write(login.files)
+    server = nats_server_factory(config=login.config)
+    worker = await run(login, server)
+    await until_ready(worker)
+
+    renewed = Certificates(tmp_path / "renewed")
+    change(server, renewed.config("verify: true"))
+    await asyncio.to_thread(server.restart)
+    await attempts.fail(worker)
+    ca.write_text(renewed.ca_file.read_text())
+    await attempts.fail(worker)  # the server is trusted again, and does not trust the worker
+    renewed.client(login.settings["tls"]["cert_file"], login.settings["tls"]["key_file"])
+    await until_ready(worker)
+
+
+# -- a server that hangs up ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "until_sent", [b"", b"CONNECT", b"PING", b"SUB"], ids=["accept", "connect", "ping", "sub"]
+)
+async def test_a_connection_that_is_cut_while_it_is_made_ends_nothing(
+    until_sent: bytes, run: Run, nats_server: NatsServer
+) -> None:
+    """A proxy in between cuts the first connections once the worker has sent this."""
+    cuts = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cuts
+        cut = cuts < 2
+        cuts += cut
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
+        back = asyncio.create_task(pass_on(far_reader, writer, None))
+        await pass_on(reader, far_writer, until_sent if cut else None)
+        back.cancel()
+        far_writer.close()
+        writer.close()
+
+    async def pass_on(
+        source: asyncio.StreamReader, target: asyncio.StreamWriter, until: bytes | None
+    ) -> None:
+        seen = b""
+        while until is None or until not in seen:
+            data = await source.read(1 << 16)
+            if not data:
+                return
+            seen = data if until is not None else b""
+            if until is None or until not in seen:
+                target.write(data)
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    worker = await run(Login("", {}, {}, url=lambda _: f"nats://127.0.0.1:{port}"), nats_server)
+    await until_ready(worker)
+    assert cuts == 2
+    proxy.close()

@@ -6,6 +6,7 @@ Broker ── login: who we are          ── BulkClient ── BulkParser: ho
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 20
 PENDING_BYTES = 64 << 20
+LAST_WORD_S = 3.0  #: at shutdown, for each round trip
 LOGGED_EVERY_S = 60.0  #: the same failure to connect is logged so often
 
 
@@ -92,11 +94,14 @@ class Broker:
         await self._subscriptions.keep()
 
     async def stop_intake(self) -> None:
-        """Unsubscribe the intake; on return everything the server had sent has been handed to its consumer."""
+        """Unsubscribe the intake; on return everything the server had sent has been handed to its consumer.
+
+        A server that does not answer any more is not waited for: what still comes is refused by `Ingest.drain`.
+        """
         try:
-            await self._subscriptions.end_intake()
+            await self._subscriptions.end_intake(LAST_WORD_S)
         except (nats_errors.Error, OSError, TimeoutError) as error:
-            log.warning("intake could not be drained", extra={"error": str(error)})
+            log.warning("intake could not be drained", extra={"error": _sentence(error)})
 
     def send(self, chunk: bytes, messages: int) -> None:
         """Send whole PUB/HPUB operations. Dropped while disconnected: no ack and no replay outlives its connection."""
@@ -122,7 +127,11 @@ class Broker:
             return
         try:
             if self.connected:
-                await self._client.flush(timeout=5)
+                async with asyncio.timeout(LAST_WORD_S):
+                    await self._client.flush()
+        except (nats_errors.Error, OSError, TimeoutError) as error:
+            log.debug("the last messages may not have gone out", extra={"error": _sentence(error)})
+        try:
             await self._client.close()
         except (nats_errors.Error, OSError, TimeoutError) as error:
             log.debug("error while closing", extra={"error": str(error)})

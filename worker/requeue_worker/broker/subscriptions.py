@@ -75,12 +75,16 @@ class Subscriptions:
         """Something that the worker does besides."""
         self._others.append(Own(subject, "", await self._client.subscribe(subject, cb=callback)))
 
-    async def end_intake(self) -> None:
-        """Unsubscribe; on return everything that the server had sent has been handed over. Raises as nats-py."""
+    async def end_intake(self, timeout_s: float) -> None:
+        """Unsubscribe; on return everything that the server had sent has been handed over.
+
+        Raises TimeoutError, or as nats-py.
+        """
         intake, self._intake = self._intake, None
         if intake is not None and self._client.is_connected:
-            await intake.handle.unsubscribe()
-            await self._client.flush()
+            async with asyncio.timeout(timeout_s):
+                await intake.handle.unsubscribe()
+                await self._client.flush()
 
     # -- what the server says --------------------------------------------------------------------------------
 

@@ -517,6 +517,16 @@ def test_a_long_job_is_re_keyed_so_that_it_never_pins_the_checkpoint(path: Path)
         assert worker.queue().lane().unsettled == {}
 
 
+def test_a_job_that_was_re_keyed_to_the_same_time_again_is_not_read_beside_itself(path: Path) -> None:
+    with VirtualWorker(path, defaults={"ack_timeout": "10m", "min_backoff": "1s"}) as worker:
+        worker.publish(b"long", retries=3)
+        worker.run_for(15 * 60 * S)
+        assert [(sent.payload, sent.attempt) for sent in worker.sent] == [(b"long", 1), (b"long", 2)]
+        worker.reply(worker.sent[-1])
+        worker.run_for(S)
+        assert (worker.queue().pending, worker.worker._error) == (0, None)
+
+
 def test_a_job_that_says_it_is_working_every_few_seconds_is_re_keyed_too(path: Path) -> None:
     with VirtualWorker(path, defaults={"ack_timeout": "15s"}) as worker:
         worker.publish(b"long")

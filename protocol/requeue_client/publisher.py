@@ -141,9 +141,9 @@ class Delivery:
         "_publisher",
         "_refusal",
         "_reply",
+        "_send_when_woken",
         "_sent",
         "_unanswered",
-        "_when_woken",
         "wake_tick",
     )
 
@@ -164,7 +164,9 @@ class Delivery:
         self._unanswered = False
         self._refusal: RefusedError | None = None
         self.wake_tick = 0
-        self._when_woken: Callable[[], None] = self._not_answered
+        self._send_when_woken = (
+            False  # a flag, not the method: a cycle would leave each delivery to the collector
+        )
         self._reply = publisher.inbox.expect(self._answered)
         publisher.on_the_way[self._reply] = self
 
@@ -201,7 +203,7 @@ class Delivery:
         self._sent += 1
         left_s = self._deadline_s - time.monotonic()
         last = self._sent == self._patience.attempts
-        self._after(left_s if last else min(left_s, self._patience.ack_wait_s), self._not_answered)
+        self._after(left_s if last else min(left_s, self._patience.ack_wait_s), send=False)
         try:
             await nc.publish(self._publisher.intake_subject, encoded.data, self._reply, encoded.headers)
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
@@ -220,11 +222,15 @@ class Delivery:
         if time.monotonic() >= self._deadline_s:
             self.give_up()
         else:
-            self._after(_CONNECTION_POLL_S, self._resend)
+            self._after(_CONNECTION_POLL_S, send=True)
 
     def wake(self) -> None:
-        """Do what was to be done when no answer came."""
-        self._when_woken()
+        """Send again after a pause, or see that no answer came in time."""
+        if self._send_when_woken:
+            self._publisher.resend(self)
+        else:
+            self._unanswered = True
+            self._again()
 
     def _answered(self, msg: Msg) -> None:
         try:
@@ -239,10 +245,6 @@ class Delivery:
             encoded = self._encoded
             self._finish(Ack(duplicate and not encoded.own_id, encoded.msg_id, self._sent))
 
-    def _not_answered(self) -> None:
-        self._unanswered = True
-        self._again()
-
     def _again(self) -> None:
         if self._backoff is None:
             self._backoff = ExponentialBackOff(_BACKOFF)
@@ -251,10 +253,7 @@ class Delivery:
         if exhausted or time.monotonic() + wait_s >= self._deadline_s:
             self.give_up()
         else:
-            self._after(wait_s, self._resend)
-
-    def _resend(self) -> None:
-        self._publisher.resend(self)
+            self._after(wait_s, send=True)
 
     def give_up(self) -> None:
         """End with what was the matter so far."""
@@ -274,6 +273,6 @@ class Delivery:
             self.forget()
             self._on_done(result)
 
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._when_woken = action
+    def _after(self, seconds: float, *, send: bool) -> None:
+        self._send_when_woken = send
         self._publisher.alarms.set(self._reply, self, max(0.0, seconds))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 
 log = logging.getLogger(__name__)
 
+CANCEL_AGAIN_S = 0.1
+
 
 class Supervisor:
     """Runs background tasks until `stop`. A task that ends by an error calls `fatal`; none dies silently."""
@@ -31,8 +33,14 @@ class Supervisor:
             self._fatal(error)
 
     async def stop(self) -> None:
-        """Cancel all tasks and wait for their end."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        """Cancel all tasks and wait for their end.
+
+        A cancellation can get lost: `asyncio.wait_for` of Python 3.11 drops one that comes together with what it
+        waited for. So a task that goes on is cancelled again.
+        """
+        left = set(self._tasks.values())
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
         self._tasks.clear()

@@ -276,13 +276,14 @@ async def test_the_log_tells_a_reason_once_and_no_secret(
     worker = await run(login, server)
     await attempts.fail(worker, times=10)
 
-    [line] = [record for record in caplog.records if record.levelname == "WARNING"]
-    fields = vars(line)
-    assert (line.getMessage(), fields["error"]) == (
-        "cannot connect to NATS, trying on",
-        "Authorization Violation",
-    )
-    assert (fields["login"], fields["servers"]) == ("nats.user_file", (server.url,))
+    # Now and then the connection is reset before the reason was read: that is another one.
+    told = [vars(record) for record in caplog.records if record.levelname == "WARNING"]
+    reasons = [str(fields["error"]) for fields in told]
+    assert "Authorization Violation" in reasons
+    assert len(reasons) == len(set(reasons)) < len(attempts.errors)
+    for fields in told:
+        assert fields["message"] == "cannot connect to NATS, trying on"
+        assert (fields["login"], fields["servers"]) == ("nats.user_file", (server.url,))
     assert not any("before" in str(vars(record)) for record in caplog.records)
 
 

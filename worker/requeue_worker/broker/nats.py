@@ -26,6 +26,7 @@ PING_INTERVAL_S = 20
 PENDING_BYTES = 64 << 20
 LAST_WORD_S = 3.0  #: at shutdown, for each round trip
 LOGGED_EVERY_S = 60.0  #: the same failure to connect is logged so often
+MAX_REASONS = 100
 
 
 class Listener(Protocol):
@@ -61,7 +62,7 @@ class Broker:
         self._started = self._closing = False
         self._told_connected = self._told_taking = False
         self._trouble = "no server has answered yet"
-        self._logged: tuple[str, float] = ("", 0.0)
+        self._logged_s: dict[str, float] = {}
         #: counts connections, so that a delivery knows whether its own still stands
         self.connection = 0
         self.inbox_prefix = b""
@@ -203,7 +204,7 @@ class Broker:
     async def _reconnected(self) -> None:
         self.connection += 1
         self._subscriptions.reconnected()
-        self._logged = ("", 0.0)
+        self._logged_s.clear()
         log.info("reconnected to NATS", extra={"server": self.server, "login": way_of(self._settings)})
         if self._told_connected:
             self._listener.connected(True)
@@ -227,9 +228,11 @@ class Broker:
     def _not_connected(self, text: str) -> None:
         """An attempt to connect failed. The same reason is logged once a minute, the attempts go on much faster."""
         self._trouble = text
-        logged, at_s = self._logged
-        if text != logged or time.monotonic() - at_s >= LOGGED_EVERY_S:
-            self._logged = (text, time.monotonic())
+        now_s = time.monotonic()
+        if now_s - self._logged_s.get(text, -LOGGED_EVERY_S) >= LOGGED_EVERY_S:
+            if len(self._logged_s) >= MAX_REASONS:
+                self._logged_s.clear()
+            self._logged_s[text] = now_s
             log.warning(
                 "cannot connect to NATS, trying on",
                 extra={

@@ -1,5 +1,5 @@
 """The command `requeue-worker`. Exit codes: 0 stopped or fine, 1 ended by an error, 2 wrong configuration, 3 data
-directory locked or unreadable.
+directory locked or unreadable, 6 data that was read is not sound (cli_data.py).
 
 Standard output holds results alone (one line with `ready`, or a checked configuration); logs and mistakes go to
 standard error.
@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 import click
 import yaml
-from requeue_worker import logs
+from requeue_worker import cli_data, logs
 from requeue_worker.cli_options import GroupedCommand, config_option, flags_given, setting_flags
 from requeue_worker.config_file import read_config_file
 from requeue_worker.settings import ConfigError, Loaded, Settings, load
@@ -34,6 +34,9 @@ EXIT_DATA: Final = 3
 @click.version_option(package_name="nats-requeue", prog_name="requeue-worker")
 def main() -> None:
     """Durable delay, retry and dead letters for any NATS client."""
+
+
+cli_data.register(main)
 
 
 @main.command(cls=GroupedCommand, short_help="Run a worker until it is told to stop.")

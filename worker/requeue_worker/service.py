@@ -1,6 +1,6 @@
-"""The worker as a process: signals, HTTP endpoints, and the configuration file, around one `Worker`.
+"""The worker as a process: signals, HTTP endpoints, backups, and the configuration file, around one `Worker`.
 
-    start: HTTP → worker → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
+    start: HTTP → worker → control → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
 
 A first signal stops gracefully, within `shutdown_grace`: HTTP goes on answering (not ready) until the worker has
 stopped. A second signal ends the process at once; nothing acknowledged is lost by that, the store is crash-safe.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 
 from requeue_worker.app import Hooks, Worker
+from requeue_worker.control import Control
 from requeue_worker.counts import QueueSnapshot
 from requeue_worker.http import HttpServer
 from requeue_worker.settings import Settings
@@ -42,6 +43,9 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
             await _serve_http(settings.http, worker, started, stack)
         await stack.enter_async_context(worker)
         started.set()
+        control = Control(settings.data_dir, settings.instance_id, worker.checkpoint)
+        await control.start()
+        stack.push_async_callback(control.close)
         watch = asyncio.create_task(_follow_configuration(settings, worker), name="configuration")
         stack.callback(watch.cancel)
         ends = {asyncio.create_task(worker.closed()), asyncio.create_task(stop.wait())}

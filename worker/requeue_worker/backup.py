@@ -48,15 +48,19 @@ def backup(data_dir: Path, to: Path, chosen: Sequence[str] = ()) -> Iterator[Cop
 
     Raises DataDirError for a directory that cannot be used and BackupError for a copy that cannot be made.
     """
-    instances = _to_copy(data_dir, to, chosen)
-    for instance in instances:
+    running: list[tuple[str, DataDirLocked]] = []
+    for instance in _to_copy(data_dir, to, chosen):
         try:
             with held(data_dir / instance), _new(to, instance) as stage:
                 _copy(data_dir / instance, stage, link=True)
-            yield Copied(instance, to / instance, False)
         except DataDirLocked as locked:
-            _take_from_worker(data_dir, instance, to, locked)
-            yield Copied(instance, to / instance, True)
+            running.append((instance, locked))
+        else:
+            yield Copied(instance, to / instance, False)
+    # The running ones last: what one of them takes over from another meanwhile is then in both copies, not in none.
+    for instance, locked in running:
+        _take_from_worker(data_dir, instance, to, locked)
+        yield Copied(instance, to / instance, True)
 
 
 def _take_from_worker(data_dir: Path, instance: str, to: Path, locked: DataDirLocked) -> None:

@@ -27,7 +27,7 @@ from requeue_worker.record import (
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replay import block_for
 from requeue_worker.storage.committer import Committer
-from requeue_worker.storage.keys import SUFFIX_LEN, time_of
+from requeue_worker.storage.keys import META_MARK, SUFFIX_LEN, time_of
 from requeue_worker.storage.queues import INVALID_QUEUE, NEVER, QueueState
 from requeue_worker.storage.store import Store
 from requeue_worker.storage.transaction import Transaction
@@ -35,7 +35,7 @@ from requeue_worker.wire import hpub
 
 log = logging.getLogger(__name__)
 
-MARK = b"p"  #: `meta` entries of dead letters that are still to be published
+MARK = META_MARK
 RETENTION_INTERVAL_S = 60.0
 RETRY_S = 5.0
 _PAGE = 512
@@ -272,6 +272,7 @@ class _RemoveDead:
     def apply(self, transaction: Transaction) -> None:
         for key, size in self.letters:
             transaction.remove_dead(self.queue, key, size)
+            transaction.batch.delete_meta(MARK + key)  # too old to be published, too
 
     def durable(self) -> None:
         """Nothing waits for it."""

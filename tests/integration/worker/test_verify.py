@@ -12,14 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 from requeue_client.local import find_executable
 from requeue_worker.cli import main
-from requeue_worker.record import HEAD
+from requeue_worker.deadletters import _RemoveDead
+from requeue_worker.record import HEAD, decode
 from requeue_worker.repeated import repeated_ids
 from requeue_worker.storage.keys import META_FORMAT, META_MARK, dead_key, id_of, ids_prefix, meta_queue_key
 from requeue_worker.storage.queues import QueueState
 from requeue_worker.storage.rocksdb import DEAD, IDS, MESSAGES, META, Batch, Engine
+from requeue_worker.storage.transaction import Transaction
 from requeue_worker.verify import FINDINGS_KEPT, Report, verify
 
-from tests.formats.sample import DEAD_LETTERS, PENDING, message_key, stored, write_sample
+from tests.formats.sample import DEAD_LETTERS, NOW_NS, PENDING, message_key, stored, write_sample
 from tests.servers import NatsServer, WorkerFactory
 
 Edit = Callable[[Engine, Batch], None]
@@ -205,6 +207,22 @@ def test_a_mark_without_its_dead_letter_is_found(path: Path) -> None:
     letter = dead_key("mail", 5, bytes(16))
     report = edited(path, lambda _, batch: batch.put_meta(META_MARK + letter, b""))
     assert told(report) == [("marks", "marks a dead letter that is not there")]
+
+
+def test_retention_takes_the_mark_with_the_dead_letter(path: Path) -> None:
+    """A letter that could not be published in all that time leaves nothing behind."""
+
+    def edit(engine: Engine, batch: Batch) -> None:
+        [mark] = engine.keys(META, META_MARK, META_MARK + b"\xff")
+        letter = mark[len(META_MARK) :]
+        transaction = Transaction(batch, NOW_NS)
+        mail = read_queue(engine, "mail")
+        _RemoveDead(mail, [(letter, decode(engine.get(DEAD, letter) or b"").size)]).apply(transaction)
+        transaction.seal(checkpoints_due=False)
+
+    report = edited(path, edit)
+    assert told(report) == []
+    assert report.records[DEAD] == DEAD_LETTERS - 1
 
 
 @pytest.mark.parametrize("family", [MESSAGES, DEAD])

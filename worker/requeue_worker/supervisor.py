@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 
 log = logging.getLogger(__name__)
 
+CANCEL_AGAIN_S = 0.2
+
 CANCEL_AGAIN_S = 0.1
 
 
@@ -35,12 +37,11 @@ class Supervisor:
     async def stop(self) -> None:
         """Cancel all tasks and wait for their end.
 
-        A cancellation can get lost: `asyncio.wait_for` of Python 3.11 drops one that comes together with what it
-        waited for. So a task that goes on is cancelled again.
+        Again and again, since a cancellation can get lost: nats-py swallows one that comes while it flushes.
         """
-        left = set(self._tasks.values())
-        while left:
-            for task in left:
+        pending = set(self._tasks.values())
+        while pending:
+            for task in pending:
                 task.cancel()
-            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         self._tasks.clear()

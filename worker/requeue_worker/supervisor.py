@@ -37,7 +37,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Cancel all tasks and wait for their end.
 
-        Again and again, since a cancellation can get lost: nats-py swallows one that comes while it flushes.
+        Again and again, since a cancellation can get lost: nats-py swallows one that comes while it flushes, and
+        `asyncio.wait_for` of Python 3.11 one that comes together with what it waited for.
         """
         pending = set(self._tasks.values())
         while pending:

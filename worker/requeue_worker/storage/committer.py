@@ -12,6 +12,7 @@ that batch is acknowledged.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ from requeue_worker.storage.transaction import (
     NewMessage,
     Transaction,
 )
+
+log = logging.getLogger(__name__)
 
 BATCH_MESSAGES = 8192  #: a batch takes at most so many of each kind: bounds its memory and the wait behind it
 BATCH_BYTES = 16 << 20
@@ -163,7 +166,13 @@ class Committer:
             self._counts.commit_seconds.observe(time.perf_counter() - started)
             self._counts.commit_messages.observe(len(new) + len(settled) + len(changes))
             self._counts.commits += 1
-            self._finish(transaction, new, changes)
+            try:
+                self._finish(transaction, new, changes)
+            except Exception as error:
+                # On disk, but memory may no longer say so: only a restart mends that.
+                log.exception("after a commit")
+                self._fail(CommitError(repr(error)), [])
+                return
         self._writing = None
         self._idle.set()
 

@@ -20,7 +20,7 @@ from requeue_worker.settings import Settings
 
 from tests.integration.worker.secured import Certificates, Operator, change, public_key, reload, user_key
 from tests.integration.worker.support import HOUR, INTAKE, WAIT_S
-from tests.servers import NatsServer, NatsServerFactory, until
+from tests.servers import NatsServer, NatsServerFactory, free_port, until
 
 # -- the ways to log in --------------------------------------------------------------------------------------
 
@@ -454,3 +454,29 @@ async def test_a_connection_that_is_cut_while_it_is_made_ends_nothing(
     await until_ready(worker)
     assert cuts == 2
     proxy.close()
+
+
+async def test_a_user_in_the_url_holds_for_the_other_servers_of_the_cluster_too(
+    run: Run, nats_server_factory: NatsServerFactory
+) -> None:
+    """The worker is told of one server; the other one is known from it."""
+    ports = free_port(), free_port()
+    first, second = (
+        nats_server_factory(
+            config="authorization { users: [{user: worker, password: secret}] }\n"
+            f'cluster {{ name: c, listen: "127.0.0.1:{own}", routes: ["nats://127.0.0.1:{other}"] }}\n',
+            start=False,
+        )
+        for own, other in (ports, ports[::-1])
+    )
+    await asyncio.to_thread(first.start)
+    await asyncio.to_thread(second.start)
+    login = url_password(Path())
+    worker = await run(login, first)
+    await until_ready(worker)
+    await until(lambda: second.port in [url.port for url in worker._broker._client.discovered_servers])
+
+    await asyncio.to_thread(first.stop)
+    await until(lambda: worker._broker.server == f"127.0.0.1:{second.port}")
+    await until_ready(worker)
+    await takes_messages(login, second)

@@ -37,7 +37,9 @@ _USED = (
     "_attempt_reconnect",
     "_process_info",
     "_process_connect_init",
+    "_connect_command",
     "_current_server",
+    "_server_pool",
     "_reading_task",
     "_ping_interval_task",
     "_flusher_task",
@@ -117,6 +119,19 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
                 if task is not None:
                     task.cancel()
             raise errors.Error("nats: the server closed the connection instead of taking it")
+
+    def _connect_command(self) -> bytes:
+        """Log in at a server that another one told of as at that one, where its URL holds the user; as nats.go does."""
+        server = self._current_server
+        users = [known.uri.netloc.rpartition("@")[0] for known in self._server_pool if known.uri.username]
+        if not users or server is None or server.uri.username or not server.discovered:
+            return super()._connect_command()
+        url = server.uri
+        server.uri = url._replace(netloc=f"{users[0]}@{url.netloc}")
+        try:
+            return super()._connect_command()
+        finally:
+            server.uri = url
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Refuse a server that offers no TLS where TLS was asked for, before any secret is sent.

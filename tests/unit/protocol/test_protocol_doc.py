@@ -84,7 +84,7 @@ def test_every_header_is_in_its_table() -> None:
     assert first_cells(section("Intake by headers")) == [*h.POLICY_HEADERS, h.MSG_ID]
     added = [h.ID, h.ATTEMPT, h.MAX_ATTEMPTS, h.QUEUE, h.ENQUEUED_AT, h.DEADLINE, h.LAST_ERROR, h.MSG_ID]
     assert first_cells(section("Replay")) == added
-    assert first_cells(section("Dead letters")) == [h.DEAD_REASON, h.DIED_AT]
+    assert first_cells(section("Dead letters")) == [h.SUBJECT, h.DEAD_REASON, h.DIED_AT]
     assert set(added) | {h.DEAD_REASON, h.DIED_AT, h.DUPLICATE} == {*h.STRIPPED_HEADERS, h.QUEUE, h.MSG_ID}
 
 

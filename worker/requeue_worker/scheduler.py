@@ -89,6 +89,7 @@ class Scheduler:
         self._tick_requested = False
         self._wake: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._closed = False
         self.ticks = 0
 
     # -- what happens outside --------------------------------------------------------------------------------
@@ -100,6 +101,13 @@ class Scheduler:
     def stop(self) -> None:
         """Send nothing any more; replies and timeouts are still handled."""
         self._stopped = True
+
+    def close(self) -> None:
+        """Do nothing any more: what times out from now on is in flight for whoever opens the store next."""
+        self._stopped = self._closed = True
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
 
     def lanes_earlier(self, lanes: Iterable[Lane]) -> None:
         """A commit made these lanes due earlier."""
@@ -153,6 +161,8 @@ class Scheduler:
 
     def _tick(self) -> None:
         self._tick_requested = False
+        if self._closed:
+            return
         self.ticks += 1
         now_ns = self._clock()
         for lane in self._lane_wakes.due(now_ns):

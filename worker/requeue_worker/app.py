@@ -212,8 +212,11 @@ class Worker:
         except CommitError:
             log.exception("what was under way could not be written")
         finally:
+            self._scheduler.close()
             await self._supervisor.stop()
             await self._broker.close()
+            with contextlib.suppress(CommitError):
+                await self._committer.idle()  # replies that came until now
             await asyncio.to_thread(self._store.close)
             log.info("stopped", extra={"in_flight": len(self._replayer.in_flight)})
             self._closed.set()

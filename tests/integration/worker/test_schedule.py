@@ -358,6 +358,7 @@ async def test_a_delayed_nak_holds_no_slot(start: StartWorker, nc: Client) -> No
     second = await jobs.next()
     await second.ack()
     await until(lambda: worker.queue().counts.settled == 1)
+    await worker.idle()
 
     assert second.subject == "jobs.second"
     assert [stored.record.subject for stored in worker.pending()] == [b"jobs.first"]
@@ -565,3 +566,45 @@ async def test_a_restart_after_the_clock_went_back_loses_nothing(start: StartWor
     await second.until_empty()
 
     assert [msg.subject for msg in jobs.received] == ["jobs.settled", "jobs.kept"]
+
+
+# -- the end -------------------------------------------------------------------------------------------------
+
+
+async def test_a_stopped_worker_does_nothing_more_for_what_was_in_flight(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start(defaults={"ack_timeout": "100ms"})
+    jobs = await Handler.listen(nc, "jobs.>")
+    await worker.publish("jobs.a", retries=5)
+    await jobs.next()
+
+    await worker.stop()
+    ticks = worker.worker._scheduler.ticks
+    await asyncio.sleep(0.3)
+
+    assert worker.worker._scheduler.ticks == ticks
+    assert worker.write_errors == []
+
+
+async def test_a_reply_that_comes_while_the_worker_closes_is_on_disk_when_it_has(
+    start: StartWorker, nc: Client
+) -> None:
+    first = await start()
+    jobs = await Handler.listen(nc, "jobs.>")
+    await first.publish("jobs.a")
+    msg = await jobs.next()
+    broker = first.worker._broker
+    close = broker.close
+
+    async def close_behind_a_reply() -> None:
+        await msg.ack()
+        await until(lambda: first.queue().counts.settled == 1)
+        await close()
+
+    broker.close = close_behind_a_reply  # type: ignore[method-assign]
+    await first.stop()
+    second = await start()
+
+    assert first.write_errors == []
+    assert second.pending() == []

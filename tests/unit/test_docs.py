@@ -124,6 +124,13 @@ class Shell:
                 continue
             return int(done[2]), [*lines, done[1]] if done[1] else lines
 
+    def await_logs(self, command: str) -> None:
+        """Wait for the files that a command in the background writes to: nobody types the next one faster."""
+        if command.endswith("&"):
+            for name in re.findall(r">\s*([\w./-]+)", command):
+                while not (self.directory / name).exists():
+                    time.sleep(0.01)
+
     def logs(self) -> str:
         return "\n".join(f"{log.name}:\n{log.read_text()[-2000:]}" for log in self.directory.glob("*.log"))
 
@@ -170,6 +177,7 @@ def test_commands_of_document_run_and_print_what_it_says(document: Path, shell: 
             continue
         for command, expected in commands_in(block.text):
             code, printed = shell.run(command)
+            shell.await_logs(command)
             assert code == 0, f"{command}\n{printed}\n{shell.logs()}"
             assert re.fullmatch(as_pattern(expected), "\n".join(printed), re.DOTALL), (
                 command,

@@ -75,9 +75,10 @@ class Control:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         copy = self._data_dir / f".{self._instance_id}~copy-{next(self._numbers)}"
+        making = asyncio.ensure_future(self._checkpoint(copy))
         try:
             try:
-                await asyncio.shield(self._checkpoint(copy))
+                await asyncio.shield(making)
                 answer = {"copy": copy.name}
                 log.info("copied for a backup", extra={"path": str(copy)})
             except OSError as error:
@@ -89,6 +90,7 @@ class Control:
             pass
         finally:
             writer.close()
+            await asyncio.wait({making})  # a thread is at it, whether or not somebody waits
             await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
 
 

@@ -283,6 +283,15 @@ async def test_the_worker_removes_a_copy_that_nobody_took(worker: WorkerProcess,
     await until(lambda: not copy.exists())
 
 
+async def test_a_worker_that_is_stopped_waits_for_nobody_to_take_a_copy(
+    worker: WorkerProcess, nc: Client
+) -> None:
+    await taken(nc)
+    with copy_of_running(worker.data_dir, NAME, 30):
+        assert await asyncio.to_thread(worker.stop) == 0
+        assert beside(worker.data_dir) == []
+
+
 def test_only_the_owner_of_the_data_gets_at_the_socket(worker: WorkerProcess) -> None:
     status = control_path(worker.data_dir, NAME).stat()
     assert stat.S_ISSOCK(status.st_mode)

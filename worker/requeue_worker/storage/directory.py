@@ -18,7 +18,7 @@ from typing import Final
 
 from requeue_worker.errors import DataDirLocked, DataDirUnreadable
 
-_INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_INSTANCE_ID: Final = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,128}")
 _LOCK: Final = "LOCK"
 #: the files of a database; locks, logs and what else may stand beside them is no data
 _DATA_FILE: Final = re.compile(
@@ -29,8 +29,10 @@ _DATA_FILE: Final = re.compile(
 def instance_ids(data_dir: Path, chosen: Sequence[str] = ()) -> list[str]:
     """The instances that have a directory here, or the chosen ones. Raises DataDirUnreadable where one has none."""
     for name in chosen:
-        if _INSTANCE_ID.fullmatch(name) is None or name in (".", ".."):
-            raise DataDirUnreadable(f"{name!r} is no instance id; one is 1 to 128 of A-Z a-z 0-9 _ . -")
+        if _INSTANCE_ID.fullmatch(name) is None:
+            raise DataDirUnreadable(
+                f"{name!r} is no instance id; one is 1 to 128 of A-Z a-z 0-9 _ . - without a dot in front"
+            )
         if not (data_dir / name).is_dir():
             raise DataDirUnreadable(f"{data_dir} has no directory of the instance {name}")
     if chosen:

@@ -22,6 +22,10 @@ from tests.integration.worker.secured import Certificates, Operator, change, pub
 from tests.integration.worker.support import HOUR, INTAKE, WAIT_S
 from tests.servers import NatsServer, NatsServerFactory, free_port, until
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:parameter 'timeout' of type 'float':DeprecationWarning"
+)  # nats-py's
+
 # -- the ways to log in --------------------------------------------------------------------------------------
 
 
@@ -151,12 +155,40 @@ def mutual_tls_as_user(path: Path) -> Login:
     return login
 
 
+def websocket(_: Path) -> Login:
+    port = free_port()
+    config = (
+        f"websocket {{ host: 127.0.0.1, port: {port}, no_tls: true }}\n"
+        "authorization { users: [{user: worker, password: secret}] }"
+    )
+    login = {"user": "worker", "password": "secret"}
+    return Login(config, login, login, url=lambda _: f"ws://127.0.0.1:{port}")
+
+
+def websocket_over_tls(path: Path) -> Login:
+    login, certificates = websocket(path), Certificates(path / "pki")
+    login.config = login.config.replace("no_tls: true", certificates.config().strip())
+    login.settings = {**login.settings, "tls": {"ca_file": certificates.ca_file}}
+    url = login.url
+    login.url = lambda server: url(server).replace("ws:", "wss:")
+    return login
+
+
 def trusting(ca: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(ca))
 
 
 IN_FILES = [password_files, token_file, nkey_file, creds_file, tls, mutual_tls]
-ALL = [inline_password, url_password, inline_token, handshake_first, mutual_tls_as_user, *IN_FILES]
+ALL = [
+    websocket,
+    websocket_over_tls,
+    inline_password,
+    url_password,
+    inline_token,
+    handshake_first,
+    mutual_tls_as_user,
+    *IN_FILES,
+]
 
 
 # -- the parts -----------------------------------------------------------------------------------------------
@@ -480,3 +512,19 @@ async def test_a_user_in_the_url_holds_for_the_other_servers_of_the_cluster_too(
     await until(lambda: worker._broker.server == f"127.0.0.1:{second.port}")
     await until_ready(worker)
     await takes_messages(login, second)
+
+
+@pytest.mark.parametrize("login", [tls, handshake_first, websocket, websocket_over_tls], indirect=True)
+async def test_it_reconnects_when_the_server_is_restarted(
+    login: Login, run: Run, nats_server_factory: NatsServerFactory
+) -> None:
+    server = nats_server_factory(config=login.config)
+    worker = await run(login, server)
+    for _ in range(2):
+        await until_ready(worker)
+        await takes_messages(login, server)
+        await asyncio.to_thread(server.stop)
+        await until(lambda: not worker.ready()[0])
+        await asyncio.to_thread(server.start)
+    await until_ready(worker)
+    await takes_messages(login, server)

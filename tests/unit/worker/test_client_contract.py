@@ -14,12 +14,15 @@ from nats import errors
 from nats.aio.client import Client
 from requeue_worker.broker import client as bulk
 from requeue_worker.broker.client import BulkClient
+from requeue_worker.broker.login import Login
 from requeue_worker.broker.parser import Raw
 from requeue_worker.errors import ClientLibraryChanged
 
 from tests.servers import NatsServer, NatsServerFactory, settle, until
 
 Connect = Callable[..., Awaitable["Connected"]]
+NOBODY = Login()
+WORKER = Login(user="worker", password="secret")
 _RELOADABLE = """
 authorization {{ users: [ {{
   user: {user}, password: secret, permissions: {{ publish: ">", subscribe: {{ deny: "denied.>" }} }}
@@ -30,8 +33,8 @@ authorization {{ users: [ {{
 class Connected:
     """A BulkClient and what it heard."""
 
-    def __init__(self) -> None:
-        self.client = BulkClient()
+    def __init__(self, login: Login) -> None:
+        self.client = BulkClient(lambda: login)
         self.errors: list[str] = []
         self.disconnects = self.reconnects = self.closes = 0
 
@@ -73,8 +76,8 @@ async def connect() -> AsyncIterator[Connect]:
     """Connect BulkClients, closed at teardown."""
     made: list[Connected] = []
 
-    async def make(server: NatsServer, **options: Any) -> Connected:
-        made.append(Connected())
+    async def make(server: NatsServer, login: Login = NOBODY, **options: Any) -> Connected:
+        made.append(Connected(login))
         return await made[-1].connect(server, **options)
 
     yield make
@@ -274,7 +277,7 @@ async def test_credentials_that_expire_and_come_back_lead_to_a_new_connection(
     connect: Connect, nats_server_factory: NatsServerFactory
 ) -> None:
     server = nats_server_factory(config=_RELOADABLE.format(user="worker"))
-    worker = await connect(server, user=lambda: "worker", password=lambda: "secret")
+    worker = await connect(server, WORKER)
     batches = await worker.listen("hot")
 
     config = server._directory / "nats-server.conf"
@@ -294,7 +297,7 @@ async def test_a_denied_permission_is_reported_and_the_connection_stays(
     connect: Connect, nats_server_factory: NatsServerFactory
 ) -> None:
     server = nats_server_factory(config=_RELOADABLE.format(user="worker"))
-    worker = await connect(server, user="worker", password="secret")
+    worker = await connect(server, WORKER)
     await worker.client.subscribe_hot("denied.x", lambda _: None)
     await until(lambda: worker.errors)
     assert "permissions violation" in worker.errors[0].lower()

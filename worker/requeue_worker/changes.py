@@ -79,7 +79,8 @@ class Rekey:
             return
         old_key, lane = delivery.key, delivery.lane
         new_key = retimed(old_key, self.time_ns)
-        if new_key == old_key:  # it is there already; a rewrite would let go of the key, and it would be read again
+        # It is there already; a rewrite would let go of the key, and it would be read again.
+        if new_key == old_key:
             return
         transaction.rewrite(lane, old_key, new_key, delivery.value, delivery.client_id)
         lane.unsettled[new_key] = delivery

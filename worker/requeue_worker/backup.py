@@ -53,8 +53,8 @@ def backup(data_dir: Path, to: Path, chosen: Sequence[str] = ()) -> Iterator[Cop
         try:
             with held(data_dir / instance), _new(to, instance) as stage:
                 _copy(data_dir / instance, stage, link=True)
-        except DataDirLocked as locked:
-            running.append((instance, locked))
+        except DataDirLocked as error:
+            running.append((instance, error))
         else:
             yield Copied(instance, to / instance, False)
     # The running ones last: what one of them takes over from another meanwhile is then in both copies, not in none.

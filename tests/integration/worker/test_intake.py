@@ -215,6 +215,20 @@ async def test_a_replay_says_what_it_is(start: StartWorker, nc: Client) -> None:
     assert (second["Requeue-Attempt"], second["Requeue-Id"]) == ("2", plain["Requeue-Id"])
 
 
+async def test_requeue_ids_are_unique_over_restarts(start: StartWorker) -> None:
+    ids = []
+    for _ in range(3):
+        worker = await start()
+        for _ in range(5):
+            await worker.publish("jobs.a", delay_ns=HOUR)
+        await worker.ask(b"malformed")
+        ids = [stored.id for stored in (*worker.pending(), *worker.invalid())]
+        await worker.stop()
+
+    assert len(ids) == 18
+    assert len({*ids}) == 18
+
+
 async def test_the_last_error_is_one_line_of_512_bytes_at_most(start: StartWorker, nc: Client) -> None:
     worker = await start()
     jobs = await Handler.listen(nc, "jobs.>")

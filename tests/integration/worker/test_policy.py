@@ -141,6 +141,9 @@ async def waits_after_failures(worker: LiveWorker, jobs: Handler, number: int) -
             {"backoff": ["1s"]}, {"Requeue-Backoff": "linear"}, [60, 120], id="own shape over a list"
         ),
         pytest.param({"backoff": "linear"}, {"Requeue-Backoff": "fixed"}, [60, 60], id="own fixed"),
+        pytest.param(
+            {"backoff": "linear"}, {"Requeue-Backoff": "exponential"}, [60, 120, 240], id="own exponential"
+        ),
         pytest.param({}, {"Requeue-Min-Backoff": "1s"}, [1, 2, 4, 8], id="own min_backoff"),
         pytest.param({}, {"Requeue-Max-Backoff": "150s"}, [60, 120, 150, 150], id="own max_backoff"),
         pytest.param({"jitter": 1, "backoff": "linear"}, {}, [60, 120], id="no jitter on linear"),

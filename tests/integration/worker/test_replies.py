@@ -385,6 +385,21 @@ async def test_a_message_in_flight_when_nats_goes_down_comes_again_without_an_at
     assert worker.queue().counts.retried == 0
 
 
+async def test_a_reply_that_comes_after_nats_came_back_settles(
+    start: StartWorker, nc: Client, nats_server: NatsServer
+) -> None:
+    worker, jobs, msg = await replayed(start, nc)
+
+    await asyncio.to_thread(nats_server.restart)
+    await until(lambda: nc.is_connected and worker.worker.nats_connected)
+    await settle(nc)
+    await msg.ack()
+    await worker.until_empty()
+
+    assert len(jobs.received) == 1
+    assert worker.queue().counts.settled == 1
+
+
 # -- one reply decides ---------------------------------------------------------------------------------------
 
 

@@ -530,6 +530,21 @@ async def test_priority_is_kept_over_retries(start: StartWorker, nc: Client) -> 
     assert attempt_of(await jobs.next()) == 2
 
 
+async def test_every_priority_goes_out_after_a_restart_and_in_order(start: StartWorker, nc: Client) -> None:
+    first = await start()
+    for priority in (7, 0, 9, 4):
+        headers = {"Requeue-Priority": str(priority), "Requeue-Delay": "1m"}
+        await first.publish_plain("jobs.a", b"%d" % priority, headers)
+    await first.stop()
+    jobs = await Handler.listen(nc, "jobs.>", answer=ack)
+
+    second = await start(defaults={"max_in_flight": 1})
+    await second.forward(HOUR)
+    await second.until_empty()
+
+    assert jobs.payloads == [b"0", b"4", b"7", b"9"]
+
+
 # -- the clock -----------------------------------------------------------------------------------------------
 
 

@@ -38,14 +38,11 @@ def instance_ids(data_dir: Path, chosen: Sequence[str] = ()) -> list[str]:
     if chosen:
         return list(dict.fromkeys(chosen))
     try:
-        found = [
-            entry.name
-            for entry in os.scandir(data_dir)
-            if entry.is_dir() and data_files(data_dir / entry.name)
-        ]
+        # The name first: nobody but root may look into `lost+found`.
+        named = [entry for entry in data_dir.iterdir() if _INSTANCE_ID.fullmatch(entry.name)]
+        return sorted(entry.name for entry in named if entry.is_dir() and data_files(entry))
     except OSError as error:
-        raise DataDirUnreadable(f"{data_dir} can't be read: {error.strerror}") from error
-    return sorted(name for name in found if _INSTANCE_ID.fullmatch(name))
+        raise DataDirUnreadable(f"{error.filename} can't be read: {error.strerror}") from error
 
 
 def data_files(path: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from requeue_worker.dedupe import Dedupe
 from requeue_worker.errors import CommitError
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
+from requeue_worker.reaper.reaper import Reaper, ReaperStatus
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
 from requeue_worker.reporter import Reporter
@@ -107,6 +108,8 @@ class Worker:
         self._supervisor.start("stats", self._reporter.report_forever())
         self._supervisor.start("dead letter publisher", self._dead_letters.publish_forever())
         self._supervisor.start("dead letter retention", self._dead_letters.retain_forever())
+        if settings.reaper.enabled:
+            self._supervisor.start("reaper", self._reaper.reap_forever())
 
     def _wire(self, settings: Settings) -> None:
         self._broker = broker = Broker(settings.nats, self)
@@ -173,6 +176,15 @@ class Worker:
             commits=lambda: self.counts.commits,
             withdraw=self._scheduler.withdraw,
         )
+        self._reaper = Reaper(
+            settings,
+            self._store,
+            committer,
+            self._registry,
+            self._dead_letters,
+            self.counts,
+            reaped=self._hooks.reaped,
+        )
         self._reporter = Reporter(
             self._registry,
             broker,
@@ -207,6 +219,7 @@ class Worker:
             return
         try:
             self._scheduler.stop()
+            await self._reaper.stop()
             if self._committer.failed is None:
                 await self._finish_work()
         except CommitError:
@@ -277,6 +290,11 @@ class Worker:
     def nats_connected(self) -> bool:
         """Whether the connection stands now."""
         return hasattr(self, "_broker") and self._broker.connected
+
+    @property
+    def reaper(self) -> ReaperStatus:
+        """Which directory is being merged, and which can't be."""
+        return self._reaper.status
 
     @property
     def reporter(self) -> Reporter:

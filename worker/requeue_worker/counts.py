@@ -90,6 +90,10 @@ class Counts:
         "intake_messages",
         "lateness_seconds",
         "queues",
+        "reaped_dead_letters",
+        "reaped_directories",
+        "reaped_messages",
+        "reaper_set_aside",
         "refused",
     )
 
@@ -98,6 +102,11 @@ class Counts:
         self.intake_bytes = 0
         self.duplicates = 0
         self.commits = 0
+        self.reaped_directories = 0
+        self.reaped_messages = 0
+        self.reaped_dead_letters = 0
+        self.reaper_set_aside: dict[str, str] = {}
+        """Directories that the reaper can't merge: instance id to the kind of what is wrong."""
         self.refused: defaultdict[int, int] = defaultdict(int, dict.fromkeys(REFUSAL_CODES, 0))
         """Refused messages by code."""
         self.queues: dict[str, QueueCounts] = _Queues()

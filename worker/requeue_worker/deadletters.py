@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from requeue_protocol.errors import RefusedError
@@ -126,6 +126,15 @@ class DeadLetters:
             oldest, oldest_size = self._invalid.popleft()
             transaction.remove_dead(queue, oldest, oldest_size)
 
+    def adopt_invalid(
+        self, transaction: Transaction, queue: QueueState, letters: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """Refused messages of another instance were written: they count for `invalid_kept` here, the oldest go."""
+        kept = [*self._invalid, *((key, decode(value).size) for key, value in letters)]
+        self._invalid = deque(sorted(kept, key=lambda letter: time_of(letter[0])))
+        while len(self._invalid) > self._invalid_kept:
+            transaction.remove_dead(queue, *self._invalid.popleft())
+
     # -- publishing ------------------------------------------------------------------------------------------
 
     def announcer(
@@ -135,6 +144,17 @@ class DeadLetters:
         if queue.policy.dead_letter_subject is None:
             return None, None
         return self._announce, _mark
+
+    def mark_unpublished(self, transaction: Transaction, keys: Iterable[bytes]) -> None:
+        """Write the marks of dead letters that another instance had not published yet."""
+        for key in keys:
+            _mark(transaction, key)
+
+    def adopted(self, unpublished: Iterable[bytes]) -> None:
+        """Dead letters of another instance are durable here; publish these, and look at every age again."""
+        self._to_publish.extend(unpublished)
+        self._wake.set()
+        self.forget_retention()
 
     def _announce(self, key: bytes) -> None:
         self._to_publish.append(key)

@@ -101,6 +101,17 @@ class _Copy(Collector):
                 counts.duplicates,
             ),
             ("requeue_commits_total", "Group commits: batches written and synced.", counts.commits),
+            (
+                "requeue_reaper_directories_total",
+                "Directories of gone instances merged.",
+                counts.reaped_directories,
+            ),
+            ("requeue_reaper_messages_total", "Pending messages merged from them.", counts.reaped_messages),
+            (
+                "requeue_reaper_dead_letters_total",
+                "Dead letters merged from them.",
+                counts.reaped_dead_letters,
+            ),
         )
         self._histograms = tuple(
             (name, text, _Histogram.take(histogram))
@@ -111,6 +122,7 @@ class _Copy(Collector):
             )
         )
         self._refused = dict(counts.refused)
+        self._set_aside = dict(counts.reaper_set_aside)
         self._queues = list(queues)
         self._queue_counts = [
             (name, _read(queue), tuple(queue.dead.items()) if queue.dead else ())
@@ -134,6 +146,14 @@ class _Copy(Collector):
         for code, count in sorted(self._refused.items()):
             refused.add_metric((str(code),), count)
         yield refused
+        set_aside = GaugeMetricFamily(
+            "requeue_reaper_set_aside_info",
+            "1 for each directory of a gone instance that can't be merged.",
+            labels=("instance", "reason"),
+        )
+        for instance, reason in sorted(self._set_aside.items()):
+            set_aside.add_metric((instance, reason), 1)
+        yield set_aside
         for name, text, histogram in self._histograms:
             yield _histogram_family(name, text, histogram)
         yield from self._queue_counters()

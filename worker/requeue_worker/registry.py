@@ -43,6 +43,10 @@ class QueueRegistry:
             queue = self._make(name)
         return queue
 
+    def adopt(self, name: str) -> QueueState:
+        """The queue of this name, made when new, beyond `max_queues` too: it has messages already."""
+        return self._queues.get(name) or self._make(name)
+
     def load(self, name: str, stored: bytes) -> None:
         """Bring in a queue's stored state at start-up."""
         self._make(name).load(stored)

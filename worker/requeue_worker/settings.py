@@ -29,7 +29,7 @@ from requeue_worker.http import HttpAddress
 from requeue_worker.logs import LogFormat, LogLevel
 from requeue_worker.mistakes import ConfigError, sentences
 from requeue_worker.nats_settings import NatsSettings, TlsSettings
-from requeue_worker.setting_types import FilePath, Name, PositiveDuration, Section, read_lower
+from requeue_worker.setting_types import FilePath, Name, PositiveDuration, Section, read_list, read_lower
 from requeue_worker.sources import check, keep_one_login, layer_environment, layer_file, layer_flags, merged
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Loaded",
     "NatsSettings",
     "Origin",
+    "ReaperSettings",
     "Settings",
     "TlsSettings",
     "load",
@@ -60,6 +61,21 @@ class Origin:
     """Of the file's content, to know another one."""
     flags: Mapping[str, object] = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
+
+
+class ReaperSettings(Section):
+    """How the directories of instances that are gone are found beside the own one."""
+
+    enabled: bool = Field(default=True, description="Merge the directories of instances that are gone.")
+    reap_after_ns: PositiveDuration = Field(
+        default=60 * NS_PER_S, description="An instance whose heartbeat is still for so long is gone."
+    )
+    interval_ns: PositiveDuration = Field(
+        default=5 * NS_PER_S, description="Between two looks at the data directory."
+    )
+    live: Annotated[tuple[Name, ...], BeforeValidator(read_list)] = Field(
+        default=(), description="Instance ids that may come back; others are merged once unlocked."
+    )
 
 
 class Settings(Section):
@@ -112,6 +128,8 @@ class Settings(Section):
     invalid_kept: int = Field(
         default=1_000, ge=0, le=1_000_000, description="Malformed messages kept as dead letters."
     )
+
+    reaper: ReaperSettings = Field(default_factory=ReaperSettings)
 
     _origin: Origin | None = PrivateAttr(None)
     _effective: tuple[object, object, dict[str, QueuePolicy]] | None = PrivateAttr(None)

@@ -149,7 +149,8 @@ class Lane:
 def less(stored: bytes, pending: int, pending_bytes: int, dead: int, dead_bytes: int) -> bytes:
     """What `QueueState.encode` wrote, with so much less in its counters. Raises ValueError below zero."""
     version, lanes, *counters, paused_until_ns = _META.unpack_from(stored)
-    left = [had - gone for had, gone in zip(counters, (pending, pending_bytes, dead, dead_bytes), strict=True)]
+    gone = (pending, pending_bytes, dead, dead_bytes)
+    left = [had - lost for had, lost in zip(counters, gone, strict=True)]
     if min(left) < 0:
         raise ValueError(f"its counters say {counters}, and there is more than that")
     return _META.pack(version, lanes, *left, paused_until_ns) + stored[_META.size :]

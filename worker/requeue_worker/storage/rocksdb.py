@@ -32,6 +32,7 @@ _MIB = 1 << 20
 WRITE_BUFFER_BYTES = 32 * _MIB
 BLOCK_CACHE_BYTES = 32 * _MIB
 SCAN_CACHE_BYTES = 4 * _MIB  # a read-only database is scanned once, from end to end
+SOURCE_BUFFER_BYTES = 8 * _MIB
 MAX_WAL_BYTES = 96 * _MIB  # bounds what a start has to read again
 
 
@@ -80,16 +81,23 @@ class Batch:
 class Engine:
     """An open database. All methods but `batch` may block on the disk: call them from a storage thread."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, source: bool = False) -> None:
         """Open or create the database at `path`; `read_only` neither creates, nor writes, nor takes the lock.
+
+        `source` is for one that is emptied into another: it takes little memory, creates nothing and compacts nothing.
 
         Raises DataDirLocked when another process has it open, DataDirUnreadable for anything else.
         """
-        cache = Cache(SCAN_CACHE_BYTES if read_only else BLOCK_CACHE_BYTES)
+        cache = Cache(SCAN_CACHE_BYTES if read_only or source else BLOCK_CACHE_BYTES)
+        options = _db_options()
+        if source:
+            options.create_if_missing(False)
+            options.set_db_write_buffer_size(SOURCE_BUFFER_BYTES)
+            options.set_disable_auto_compactions(True)
         try:
             self._db = Rdict(
                 str(path),
-                _db_options(),
+                options,
                 {name: _family_options(cache, name) for name in FAMILIES},
                 AccessType.read_only(False) if read_only else AccessType.read_write(),
             )

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from requeue_worker.errors import DataDirUnreadable, DataFormatTooNew
 from requeue_worker.registry import QueueRegistry
+from requeue_worker.storage.claims import Claim, claim_of, take_over, uid_of
 from requeue_worker.storage.keys import (
     META_FORMAT,
     META_QUEUE,
@@ -28,6 +29,7 @@ from requeue_worker.storage.keys import (
 )
 from requeue_worker.storage.queues import Lane
 from requeue_worker.storage.rocksdb import DEAD, IDS, MESSAGES, META, Batch, Engine
+from requeue_worker.storage.tenure import Tenure
 
 STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
 READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
@@ -57,8 +59,10 @@ class ReadResult(NamedTuple):
 class Store:
     """An open instance directory."""
 
-    def __init__(self, path: Path, engine: Engine) -> None:
+    def __init__(self, path: Path, engine: Engine, tenure: Tenure) -> None:
         self.path = path
+        self.uid = uid_of(engine)
+        self._tenure = tenure
         self._engine = engine
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="requeue-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="requeue-write")
@@ -72,15 +76,24 @@ class Store:
         Raises DataDirLocked, DataDirUnreadable or DataFormatTooNew; then nothing was changed.
         """
         path = data_dir / instance_id
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            raise DataDirUnreadable(f"{path} can't be made: {error}") from error
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise DataDirUnreadable(f"{path} needs read, write and search rights for this user")
+        tenure = Tenure.await_own(path, instance_id)
+        try:
+            tenure.beat()
+            return cls._open(path, instance_id, registry, tenure)
+        except BaseException:
+            tenure.release()
+            raise
+
+    @classmethod
+    def _open(cls, path: Path, instance_id: str, registry: QueueRegistry, tenure: Tenure) -> Store:
         engine = Engine(path)
         try:
             _check_format(engine, path)
+            if claim_of(engine) is not None:  # a neighbour began to merge it, and crashed
+                own = Claim(uid_of(engine), instance_id)
+                take_over(engine, path, own, lambda _: None, take_back=True)
             for key, value in engine.items(META, META_QUEUE, after_prefix(META_QUEUE)):
                 registry.load(key[len(META_QUEUE) :].decode("ascii"), value)
         except DataFormatTooNew:
@@ -89,7 +102,7 @@ class Store:
         except Exception as error:
             engine.close()
             raise DataDirUnreadable(f"{path} can't be read: {error}") from error
-        return cls(path, engine)
+        return cls(path, engine, tenure)
 
     def batch(self) -> Batch:
         """An empty batch (does not block)."""
@@ -97,7 +110,15 @@ class Store:
 
     async def write(self, batch: Batch) -> None:
         """Make a batch durable. Raises CommitError."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._engine.write, batch)
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
+
+    def _write(self, batch: Batch) -> None:
+        self._tenure.check()
+        self._engine.write(batch)
+
+    def meta(self, key: bytes) -> bytes | None:
+        """An entry of the `meta` family. Blocks, and may be called from any thread."""
+        return self._engine.get(META, key)
 
     async def checkpoint(self, path: Path) -> None:
         """Make a copy at `path`, which must not exist, as of some moment between two commits. Raises OSError."""
@@ -173,6 +194,7 @@ class Store:
         self._reader.shutdown()
         self._writer.shutdown()
         self._engine.close()
+        self._tenure.release()
 
 
 def _check_format(engine: Engine, path: Path) -> None:

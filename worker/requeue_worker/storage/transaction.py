@@ -137,6 +137,27 @@ class Transaction:
         self._touched.add(queue)
         return key
 
+    def adopt(self, lane: Lane, messages: list[tuple[bytes, bytes]], size: int) -> None:
+        """Store pending messages of another instance, as they are and in key order; `size` is theirs together."""
+        put = self.batch.put
+        for key, value in messages:
+            put(key, value)
+        lane.queue.pending += len(messages)
+        lane.queue.bytes += size
+        self._note_insert(lane, messages[0][0])
+
+    def adopt_id(self, entry: bytes, key: bytes) -> None:
+        """Store an entry of the `ids` family for a message of another instance."""
+        self.batch.put_id(entry, key)
+
+    def adopt_dead(self, queue: QueueState, letters: list[tuple[bytes, bytes]], size: int) -> None:
+        """Store dead letters of another instance, as they are; `size` is theirs together."""
+        for key, value in letters:
+            self.batch.put_dead(key, value)
+        queue.dead += len(letters)
+        queue.dead_bytes += size
+        self._touched.add(queue)
+
     def remove_dead(self, queue: QueueState, key: bytes, size: int) -> None:
         """Remove a dead letter."""
         self.batch.delete_dead(key)

@@ -33,7 +33,10 @@ demo: $(STAMP) ## the main job on a nats-server of its own; KEEP=1 leaves it run
 	@$(BIN)/python -m requeue_client.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -m "not slow" tests
+
+soak: $(STAMP) ## what takes minutes: a million records, every crash by everyone who can come next
+	$(BIN)/python -m pytest -m slow tests
 
 generate: $(STAMP) ## FlatBuffers code from the .fbs files (commit what it writes)
 	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs

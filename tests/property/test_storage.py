@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from requeue_worker.admin import Admin
 from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.errors import CommitError
@@ -37,6 +44,7 @@ OFFSETS = st.sampled_from([-50 * MS, -1, 0, 0, 1, 5 * MS, 50 * MS, 500 * MS])
 DELAYS = st.sampled_from([0, 0, 0, 1, 5 * MS, 50 * MS, 500 * MS])
 TTLS = st.sampled_from([0, 0, 0, 1, 20 * MS])
 PICK = st.integers(0, 10_000)
+LUCK = st.integers(0, 4)  # the end of a life is rare, so that lives are long enough for something to go wrong
 
 
 class Fate(NamedTuple):
@@ -218,14 +226,19 @@ class StorageMachine(RuleBasedStateMachine):
             lane.queue.waiting_bytes += messages[-1].size
         self.rig.call(lambda: self.rig.committer.accept(messages))
 
-    @precondition(lambda self: self._alive)
-    @rule(pick=PICK)
-    def dispatch(self, pick: int) -> None:
-        """A message that was read goes out."""
-        lanes = [lane for lane in self.rig.lanes() if lane.ready]
-        if not lanes:
-            return
-        lane = lanes[pick % len(lanes)]
+    @precondition(lambda self: self._alive and self._ready())
+    @rule(picks=st.lists(PICK, min_size=1, max_size=4))
+    def dispatch(self, picks: list[int]) -> None:
+        """Messages that were read go out."""
+        for pick in picks:
+            lanes = self._ready()
+            if lanes:
+                self._dispatch(lanes[pick % len(lanes)])
+
+    def _ready(self) -> list[Lane]:
+        return [lane for lane in self.rig.lanes() if lane.ready]
+
+    def _dispatch(self, lane: Lane) -> None:
         key, value = lane.ready.popleft()
         self.scheduler._ready_bytes -= len(value)
         record = decode(value)
@@ -266,16 +279,15 @@ class StorageMachine(RuleBasedStateMachine):
         assert delivery is not None
         self._bury_or_drop(delivery.lane, delivery.key, delivery.value, drops)
 
-    @precondition(lambda self: self._alive)
+    @precondition(lambda self: self._alive and self._ready())
     @rule(pick=PICK, drops=st.booleans())
     def expire(self, pick: int, drops: bool) -> None:
         """A message that was read ahead ends without going out."""
-        lanes = [lane for lane in self.rig.lanes() if lane.ready]
-        if lanes:
-            lane = lanes[pick % len(lanes)]
-            key, value = lane.ready.popleft()
-            self.scheduler._ready_bytes -= len(value)
-            self._bury_or_drop(lane, key, value, drops)
+        lanes = self._ready()
+        lane = lanes[pick % len(lanes)]
+        key, value = lane.ready.popleft()
+        self.scheduler._ready_bytes -= len(value)
+        self._bury_or_drop(lane, key, value, drops)
 
     def _bury_or_drop(self, lane: Lane, key: bytes, value: bytes, drops: bool) -> None:
         record = decode(value)
@@ -372,9 +384,11 @@ class StorageMachine(RuleBasedStateMachine):
             self._finish()
 
     @precondition(lambda self: self._alive and self.rig.store.sealed and not self.rig.store.landed)
-    @rule(after_all=st.booleans())
-    def fail_write(self, after_all: bool) -> None:
+    @rule(after_all=st.booleans(), luck=LUCK)
+    def fail_write(self, after_all: bool, luck: int) -> None:
         """The disk says no; `after_all`: the bytes were there nevertheless."""
+        if luck:
+            return
         if after_all:
             self.disk.update(self.sealing)
             write = self.rig.store._engine.write
@@ -405,6 +419,44 @@ class StorageMachine(RuleBasedStateMachine):
         lanes = [lane for lane in self.rig.lanes() if not lane.reading]
         if lanes:
             self._ask_read(lanes[pick % len(lanes)], ahead_ns, limit)
+
+    @precondition(lambda self: self._alive)
+    @rule(ahead_ns=st.sampled_from([0, 100 * MS]), limit=st.sampled_from([1, 2, 1000]))
+    def read_all_due(self, ahead_ns: int, limit: int) -> None:
+        """As a tick does it: every lane that says something is due is read."""
+        for lane in self.rig.lanes():
+            if not lane.reading and lane.head_due_ns <= self.rig.now_ns + ahead_ns:
+                self._ask_read(lane, ahead_ns, limit)
+                self._look(lane)
+                self._deliver(lane)
+
+    @precondition(lambda self: self._alive and not self.rig.store.sealed)
+    @rule(
+        number=st.integers(1, 4),
+        queue=st.sampled_from(QUEUES),
+        client_id=st.none() | st.sampled_from(CLIENT_IDS),
+    )
+    def take_in_and_send(self, number: int, queue: str, client_id: bytes | None) -> None:
+        """The common life up to the dispatch, so that what follows has something to work on."""
+        self.accept(queue, 4, number, 0, None, 0, client_id)
+        self._commit_all()
+        self.read_all_due(0, 1000)
+        for lane in self._ready():
+            self._dispatch(lane)
+
+    @precondition(lambda self: self._alive and self.in_flight and not self.rig.store.sealed)
+    @rule(pick=PICK)
+    def look_over_what_is_in_flight(self, pick: int) -> None:
+        """An earlier message takes the cursor back, and a read that passes what is in flight is under way."""
+        delivery = self.in_flight[sorted(self.in_flight)[pick % len(self.in_flight)]]
+        lane = delivery.lane
+        if lane.reading:
+            return
+        offset_ns = time_of(delivery.key) - 1 - self.rig.now_ns
+        self.accept(lane.queue.name, lane.priority, 1, 0, offset_ns, 0, None)
+        self._commit_all()
+        self._ask_read(lane, 0, 1000)
+        self._look(lane)
 
     def _ask_read(self, lane: Lane, ahead_ns: int, limit: int) -> None:
         lane.reading = True
@@ -457,16 +509,20 @@ class StorageMachine(RuleBasedStateMachine):
 
     # -- ends of a life --------------------------------------------------------------------------------------
 
-    @rule()
-    def crash(self) -> None:
+    @rule(luck=LUCK)
+    def crash(self, luck: int) -> None:
+        if luck and self._alive:
+            return
         self.rig.crash()
         self.sealing = {}  # what was still being made when it ended, too
         self._begin_life()
 
     @precondition(lambda self: self._alive)
-    @rule()
-    def restart(self) -> None:
+    @rule(luck=LUCK)
+    def restart(self, luck: int) -> None:
         """In good order: everything is committed, and the checkpoints move up."""
+        if luck:
+            return
         self._commit_all()
         self.rig.call(lambda: self.rig.committer.checkpoint(list(self.rig.registry)))
         self._commit_all()
@@ -530,10 +586,23 @@ class StorageMachine(RuleBasedStateMachine):
         assert in_memory == set(self.rig.stored.pending)
 
 
-StorageMachine.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-TestStorage = StorageMachine.TestCase
+def run(examples: int, steps: int) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        StorageMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_store_does_what_the_model_says_over_operations_and_crashes() -> None:
+    run(examples=50, steps=50)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_store_does_what_the_model_says_over_many_more() -> None:
+    run(examples=3000, steps=100)

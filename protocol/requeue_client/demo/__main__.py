@@ -46,27 +46,42 @@ def main(messages: int, seed: int, keep: bool, directory: Path | None) -> None:
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     reports: list[Report] = []
+    signals: list[int] = []
     try:
         with (
             tempfile.TemporaryDirectory(prefix="requeue-demo-", dir=directory) as own,
             Parts(Path(own)) as parts,
         ):
-            asyncio.run(_demo(parts, ledger, console, keep, reports))
+            asyncio.run(_demo(parts, ledger, console, keep, reports, signals))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("\nstopped: server and worker have ended, their data is removed")
-        if not reports:
-            sys.exit(INTERRUPTED)
+        _stopped(console, reports)
     except (LocalProcessError, OSError) as error:  # OSError: the worker's metrics cannot be read
-        click.echo(f"demo: {error}", err=True)
-        sys.exit(NOT_STARTED)
+        if signals:  # what was interrupted may say so in its own words, such as "Connection lost"
+            _stopped(console, reports)
+        else:
+            click.echo(f"demo: {error}", err=True)
+            sys.exit(NOT_STARTED)
     sys.exit(0 if reports[0].ok else 1)
 
 
-async def _demo(parts: Parts, ledger: Ledger, console: Console, keep: bool, reports: list[Report]) -> None:
+def _stopped(console: Console, reports: list[Report]) -> None:
+    console.print("\nstopped: server and worker have ended, their data is removed")
+    if not reports:
+        sys.exit(INTERRUPTED)
+
+
+async def _demo(
+    parts: Parts, ledger: Ledger, console: Console, keep: bool, reports: list[Report], signals: list[int]
+) -> None:
     task = asyncio.current_task()
     assert task is not None
+
+    def interrupt(number: int) -> None:
+        signals.append(number)
+        task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):  # at a point where things can be left in order
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
     show = Show(ledger, console)
     async with handling(parts, ledger, show.say):
         with show:

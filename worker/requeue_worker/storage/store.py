@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -33,7 +31,6 @@ from requeue_worker.storage.tenure import Tenure
 
 STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
 READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
-FIRST_CHUNK = 16
 
 T = TypeVar("T")
 
@@ -139,23 +136,19 @@ class Store:
         return await self._read(lambda: [self._read_lane(request) for request in requests])
 
     def _read_lane(self, request: ReadRequest) -> ReadResult:
-        """In chunks, each larger than the one before: few records for a trickle, little Python for a flood."""
+        """One by one, since only a record's size says how many more there is room for."""
         lane, cursor, until_ns, limit = request
         beyond = lane.prefix + TIME.pack(until_ns + 1)
-        items = self._engine.items(MESSAGES, cursor, lane.end)
         records: list[tuple[bytes, bytes]] = []
-        held, chunk = 0, FIRST_CHUNK
-        while len(records) < limit and held < READ_BYTES:
-            page = list(islice(items, min(chunk, limit - len(records))))
-            if not page:
-                return ReadResult(lane, records, None, False)
-            if page[-1][0] >= beyond:
-                due = bisect_left(page, beyond, key=itemgetter(0))
-                return ReadResult(lane, records + page[:due], page[due][0], False)
-            records += page
-            held += sum([len(item[1]) for item in page])
-            chunk = max(1, min(4 * len(records), (READ_BYTES - held) * len(records) // held))
-        return ReadResult(lane, records, None, True)
+        held = 0
+        for item in self._engine.items(MESSAGES, cursor, lane.end):
+            if item[0] >= beyond:
+                return ReadResult(lane, records, item[0], False)
+            records.append(item)
+            held += len(item[1])
+            if len(records) == limit or held >= READ_BYTES:
+                return ReadResult(lane, records, None, True)
+        return ReadResult(lane, records, None, False)
 
     async def keys_of_ids(self, client_ids: Sequence[bytes]) -> list[list[bytes]]:
         """For each client id the keys of the pending messages that carry it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +36,19 @@ class Supervisor:
             self._fatal(error)
 
     async def stop(self) -> None:
-        """Cancel all tasks and wait for their end.
-
-        Again and again, since a cancellation can get lost: nats-py swallows one that comes while it flushes, and
-        `asyncio.wait_for` of Python 3.11 one that comes together with what it waited for.
-        """
-        pending = set(self._tasks.values())
-        while pending:
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        """Cancel all tasks and wait for their end."""
+        await ended(*self._tasks.values())
         self._tasks.clear()
+
+
+async def ended(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait for their end, whatever it is.
+
+    A cancellation can get lost: `asyncio.wait_for` of Python 3.11 drops one that comes together with what it waited
+    for. So a task that goes on is cancelled again.
+    """
+    left = {task for task in tasks if task is not None and not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

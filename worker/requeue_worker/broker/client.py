@@ -20,6 +20,7 @@ from requeue_worker.broker.login import Login
 from requeue_worker.broker.parser import BulkParser, Consumer
 from requeue_worker.broker.permissions import read_violation
 from requeue_worker.errors import ClientLibraryChanged
+from requeue_worker.supervisor import ended
 
 READ_BYTES: Final = 256 * 1024
 CLOSE_WAIT_S: Final = 0.5
@@ -72,6 +73,7 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self._login = login
         self._require_tls = require_tls
+        self._reconnecting: asyncio.Task[Any] | None = None
         missing = [name for name in _USED if not hasattr(self, name)]
         if missing:
             raise ClientLibraryChanged(
@@ -173,7 +175,12 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         await super().flush(timeout)
 
     async def _attempt_reconnect(self) -> None:
-        """Reconnect for ever: an error that nats-py doesn't expect (an unreadable seed, say) must not end it."""
+        """Reconnect for ever: an error that nats-py doesn't expect (an unreadable seed, say) must not end it.
+
+        One at a time: nats-py cancels the one before, and that can miss it.
+        """
+        before, self._reconnecting = self._reconnecting, asyncio.current_task()
+        await ended(before)
         while True:
             try:
                 await super()._attempt_reconnect()
@@ -182,6 +189,14 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
                 await asyncio.sleep(self.options["reconnect_time_wait"])
             else:
                 return
+
+    async def close(self) -> None:
+        """Close for good; no reconnect is left behind that missed its cancellation."""
+        await super().close()
+        if self._reconnecting is not asyncio.current_task():
+            await ended(self._reconnecting)
+            if not self.is_closed:
+                await super().close()
 
     async def subscribe_hot(self, subject: str, consumer: Consumer, queue: str = "") -> Any:
         """Subscribe with bulk delivery: `consumer` gets a list of raw messages for each socket read.

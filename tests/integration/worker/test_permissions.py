@@ -372,6 +372,28 @@ async def answered(client: Client) -> bool:
         return False
 
 
+async def test_a_handler_that_may_answer_once_cannot_say_that_it_works_and_then_ack(
+    nats_server_factory: NatsServerFactory, cast: Callable[[NatsServer], Awaitable[Cast]], begin: Start
+) -> None:
+    once = CONFIG.replace("{ max: -1, ", "{ max: 1, ")
+    assert once != CONFIG
+    server = nats_server_factory(config=once)
+    roles, worker = await cast(server), await begin(server)
+    await until_ready(worker)
+    jobs = await Handler.listen(roles["handler"], "orders.>")
+    await roles.requeue.publish("orders.new", retries=2)
+
+    first = await jobs.next()
+    await first.in_progress()
+    await first.ack()
+    again = await jobs.next()
+    await again.ack()
+
+    assert headers_of(again)["Requeue-Last-Error"] == "no reply within the ack timeout"
+    assert any("violation for publish" in error for error in roles.errors)
+    await worker.until_empty()
+
+
 def denials(caplog: pytest.LogCaptureFixture, text: str) -> int:
     """How often the log tells of it."""
     told = [vars(record) for record in caplog.records if record.getMessage() == "NATS denies a permission"]

@@ -36,7 +36,7 @@ test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
 	$(BIN)/python -m pytest -m "not slow" tests
 
 soak: $(STAMP) ## what takes minutes: a million records, every crash by everyone who can come next
-	$(BIN)/python -m pytest -m slow tests
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m slow tests
 
 generate: $(STAMP) ## FlatBuffers code from the .fbs files (commit what it writes)
 	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import nats
 import pytest
+from hypothesis import settings
 from nats.aio.client import Client
 
 from tests.servers import LocalProcess, NatsServer, NatsServerFactory, WorkerFactory, WorkerProcess
+
+# The suite repeats itself, so that a red run is the change's own; `make soak` looks for what nobody has seen yet.
+settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _PROCESSES = pytest.StashKey[list[LocalProcess]]()
 _LOG_TAIL_CHARS = 6000

@@ -179,6 +179,8 @@ class Rig:
         self.errors: list[CommitError] = []
         self._patches = pytest.MonkeyPatch()
         self._patches.setattr(committing, "time", _Time(self))
+        # Settlements alone wait for a timer of the real clock: here they wait for `seal`, so that a run can be repeated.
+        self._patches.setattr(committing, "SETTLE_WAIT_S", 1e9)
         self.open()
 
     def open(self) -> None:
@@ -259,6 +261,9 @@ class Rig:
         self.open()
 
     def _end_tasks(self) -> None:
+        if self.committer._lazy is not None:
+            self.committer._lazy.cancel()
+
         async def cancel() -> None:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:

@@ -339,6 +339,7 @@ class Worker:
 
     def _on_failed(self, error: CommitError, messages: list[NewMessage]) -> None:
         self._ingest.on_failed(messages)
+        self._dedupe.close()
         self._hooks.write_error(error)
         self._fatal(error)
 

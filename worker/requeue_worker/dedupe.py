@@ -7,10 +7,12 @@ only after the first copy's fsync.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from requeue_worker.storage.keys import parse_message_key
+from requeue_worker.storage.queues import QueueState
 from requeue_worker.storage.store import Store
 from requeue_worker.storage.transaction import NewMessage
 
@@ -38,9 +40,23 @@ class Dedupe:
         self._open: dict[bytes, list[NewMessage]] = {}
         self._waiting: list[NewMessage] = []
         self._looking: asyncio.Task[None] | None = None
+        #: how many messages are here, by queue
+        self._held: Counter[QueueState] = Counter()
+        self._closed = False
+
+    def holds(self, queue: QueueState) -> bool:
+        """Whether a message for this queue is being looked up, or waits for a first copy."""
+        return queue in self._held
 
     def admit(self, messages: list[NewMessage]) -> None:
         """Take accepted messages that carry ids."""
+        self._held.update([message.lane.queue for message in messages])
+        if self._closed:
+            self._failed(self._let_go(messages))
+        else:
+            self._admit(messages)
+
+    def _admit(self, messages: list[NewMessage]) -> None:
         for message in messages:
             assert message.client_id is not None
             copies = self._open.get(message.client_id)
@@ -57,7 +73,15 @@ class Dedupe:
         assert message.client_id is not None
         copies = self._open.pop(message.client_id, [])
         if copies:
-            self._duplicate(copies)
+            self._duplicate(self._let_go(copies))
+
+    def close(self) -> None:
+        """Nothing will be written any more: refuse the copies whose first one is not on disk, and all else."""
+        self._closed = True
+        copies = [copy for later in self._open.values() for copy in later]
+        refused, self._open, self._waiting = copies + self._waiting, {}, []
+        if refused:
+            self._failed(self._let_go(refused))
 
     async def idle(self) -> None:
         """Return when no look-up is under way."""
@@ -78,18 +102,30 @@ class Dedupe:
                 found = await self._store.keys_of_ids([message.client_id or b"" for message in messages])
         except Exception:
             for message in messages:
-                self._failed([message, *self._open.pop(message.client_id or b"", [])])
+                self._failed(self._let_go([message, *self._open.pop(message.client_id or b"", [])]))
             raise
+        if self._closed:
+            self._failed(self._let_go(messages))
+            return
         fresh = []
         for message, keys in zip(messages, found, strict=True):
             if not left.isdisjoint(keys):
                 self._waiting.append(message)  # what was found has moved or gone meanwhile: look again
             elif any(self._pending(key) for key in keys):
-                self._duplicate([message, *self._open.pop(message.client_id or b"", [])])
+                self._duplicate(self._let_go([message, *self._open.pop(message.client_id or b"", [])]))
             else:
                 fresh.append(message)
-        for refused in self._accept(fresh) if fresh else ():
-            self.admit(self._open.pop(refused.client_id or b"", []))
+        for refused in self._accept(self._let_go(fresh)) if fresh else ():
+            self._admit(self._open.pop(refused.client_id or b"", []))
+
+    def _let_go(self, messages: list[NewMessage]) -> list[NewMessage]:
+        """These messages leave."""
+        for message in messages:
+            queue = message.lane.queue
+            self._held[queue] -= 1
+            if not self._held[queue]:
+                del self._held[queue]
+        return messages
 
     def _pending(self, key: bytes) -> bool:
         queue, priority, _, _ = parse_message_key(key)

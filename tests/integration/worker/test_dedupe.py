@@ -133,7 +133,9 @@ async def test_copies_that_wait_for_the_first_count_towards_the_intake_buffer(
     assert is_duplicate(await worker.ask(b"", plain("x")))
 
 
-async def test_a_duplicate_of_what_could_not_be_written_is_not_acked(start: StartWorker, nc: Client) -> None:
+async def test_copies_of_what_could_not_be_written_are_refused_as_it_is(
+    start: StartWorker, nc: Client
+) -> None:
     worker = await start()
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -145,15 +147,15 @@ async def test_a_duplicate_of_what_could_not_be_written_is_not_acked(start: Star
     worker.worker._store.write = fail  # type: ignore[method-assign]
     first = await ask_later(nc, INTAKE, b"1", plain("x"))
     await begun.wait()
-    second = await ask_later(nc, INTAKE, b"2", plain("x"))
-    await until(lambda: worker.worker.counts.intake_messages == 2)
+    copies = [await ask_later(nc, INTAKE, b"2", plain("x")) for _ in range(3)]
+    await until(lambda: worker.worker.counts.intake_messages == 4)
     go_on.set()
     with pytest.raises(CommitError):
         await worker.worker.closed()
     await settle(nc)
 
-    assert refusal_of(await first.answer())[0] == 500
-    assert not second.answered or refusal_of(await second.answer())[0] == 500
+    assert [refusal_of(await each.answer())[0] for each in (first, *copies)] == [500] * 4
+    assert worker.worker._ingest._looked_up_bytes == 0
 
 
 async def test_an_id_that_was_settled_is_free_again(start: StartWorker, nc: Client) -> None:

@@ -180,6 +180,10 @@ class FakeBroker:
     def when_flushed(self, callback: Callable[[], None]) -> None:
         self.waits_for_flush.append(callback)
 
+    def confirm(self, callback: Callable[[], None]) -> None:
+        """What was sent to the worker is there at once."""
+        self._worker.loop.call_soon(callback)
+
     async def publish(self, subject: str, payload: bytes) -> None:
         """Stats: of no interest here."""
 

@@ -131,6 +131,7 @@ class Worker:
             connection=lambda: broker.connection,
             max_payload=lambda: broker.max_payload,
             denied=broker.denied,
+            confirm=broker.confirm,
             freed=lambda queues: self._scheduler.freed(queues),
             reconnect_grace_ns=settings.reconnect_grace_ns,
         )

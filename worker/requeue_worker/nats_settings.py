@@ -67,6 +67,9 @@ class NatsSettings(Section):
     reconnect_wait_ns: Duration = Field(
         default=2 * NS_PER_S, description="Between two attempts at the same server."
     )
+    ping_interval_ns: PositiveDuration = Field(
+        default=10 * NS_PER_S, description="Between two PINGs; a dead connection is found within three."
+    )
 
     @field_validator("servers")
     @classmethod

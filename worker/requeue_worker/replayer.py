@@ -3,7 +3,7 @@
     Scheduler ──(lane, key, value)──> encode ──> one chunk for each tick ──> NATS
     reply inbox ──list──> on_replies ──> settled: Committer.settle   (edge c)
                                      └─> else: retry.decide ──> a change (edges d, e, f, h), or +WPI: wait on
-    timeouts ──> expire ──> as a failed reply; as a hold when the connection was lost meanwhile
+    timeouts ──> expire ──a round trip──> as a failed reply; as a hold when the connection was lost meanwhile
 
 One wildcard inbox for all; the last token of a reply subject names the delivery.
 """
@@ -49,6 +49,7 @@ class Replayer:
         connection: Callable[[], int],
         max_payload: Callable[[], int],
         denied: Callable[[bytes], Denials | None],
+        confirm: Callable[[Callable[[], None]], None],
         freed: Callable[[Iterable[QueueState]], None],
         reconnect_grace_ns: int,
     ) -> None:
@@ -58,6 +59,7 @@ class Replayer:
         self._connection = connection
         self._max_payload = max_payload
         self._denied = denied
+        self._confirm = confirm
         self._freed = freed
         self._grace_ns = reconnect_grace_ns
         self._connected_at_ns = 0
@@ -220,9 +222,9 @@ class Replayer:
         self._connected_at_ns = time.monotonic_ns()
 
     def expire(self) -> None:
-        """Handle every delivery whose wake time has come."""
+        """Handle every delivery whose wake time has come; those without a reply once it is sure that none has come."""
         now_ns = time.monotonic_ns()
-        touched: set[QueueState] = set()
+        overdue: list[Delivery] = []
         for delivery in self.in_flight.expired(now_ns):
             left_ns = delivery.ack_deadline_ns - now_ns
             if left_ns > 0:
@@ -230,7 +232,22 @@ class Replayer:
                 self._committer.submit(Rekey(delivery, self._clock() + left_ns, self._is_in_flight))
                 delivery.rekey_ns = now_ns + REKEY_AFTER_NS
                 self.in_flight.rearm(delivery, min(left_ns, REKEY_AFTER_NS), now_ns)
-                continue
+            else:
+                overdue.append(delivery)
+        if overdue:
+            self._confirm(lambda: self._give_up(overdue))
+
+    def _give_up(self, overdue: list[Delivery]) -> None:
+        """Their ack timeout is over, and a round trip since has brought all that the server had, or none came back.
+
+        Without it the timeout alone would blame the handler for a connection that is dead and does not show it, or for
+        replies that wait in the socket of a worker that was stopped for a while.
+        """
+        now_ns = time.monotonic_ns()
+        touched: set[QueueState] = set()
+        for delivery in overdue:
+            if not self._is_in_flight(delivery) or delivery.ack_deadline_ns > now_ns:
+                continue  # it was answered meanwhile
             self.in_flight.pop(delivery.token)
             delivery.lane.queue.in_flight -= 1
             touched.add(delivery.lane.queue)

@@ -7,7 +7,6 @@ test checks their behaviour against a real server.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,15 +14,15 @@ from typing import Any, Final
 from nats import errors
 from nats.aio import client as nats_client
 from nats.aio.client import Client
-from nats.aio.transport import TcpTransport
 from requeue_worker.broker.login import Login
 from requeue_worker.broker.parser import BulkParser, Consumer
 from requeue_worker.broker.permissions import read_violation
+from requeue_worker.broker.transport import READ_BYTES, WideTransport
 from requeue_worker.errors import ClientLibraryChanged
 from requeue_worker.supervisor import ended
 
-READ_BYTES: Final = 256 * 1024
-CLOSE_WAIT_S: Final = 0.5
+FLUSH_S: Final = 10.0
+MAX_SERVERS: Final = 32  #: beyond it those that a server told of once and tells of no more are forgotten
 
 _USED = (
     "_ps",
@@ -38,6 +37,11 @@ _USED = (
     "_attempt_reconnect",
     "_process_info",
     "_process_connect_init",
+    "_process_pong",
+    "_read_loop",
+    "_flusher",
+    "_send_ping",
+    "_pongs",
     "_connect_command",
     "_current_server",
     "_server_pool",
@@ -51,20 +55,6 @@ _USED = (
 )
 
 
-class WideTransport(TcpTransport):  # type: ignore[misc, unused-ignore]
-    """TCP with reads of READ_BYTES instead of nats-py's 32 KiB: fewer wake-ups for the same bytes."""
-
-    async def read(self, buffer_size: int) -> bytes:
-        """Read what is there, up to READ_BYTES."""
-        data: bytes = await super().read(READ_BYTES)
-        return data
-
-    async def wait_closed(self) -> None:
-        """Wait for the end, not for ever: the end of a connection whose TLS handshake failed is never told."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(super().wait_closed(), CLOSE_WAIT_S)  # type: ignore[no-untyped-call]
-
-
 class BulkClient(Client):  # type: ignore[misc, unused-ignore]
     """A NATS client whose hot subscriptions are read in bulk and whose publishes go out in chunks."""
 
@@ -74,6 +64,8 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         self._login = login
         self._require_tls = require_tls
         self._reconnecting: asyncio.Task[Any] | None = None
+        #: round trips that are waited for; True when answered, False when their connection is gone
+        self._round_trips: set[asyncio.Future[bool]] = set()
         missing = [name for name in _USED if not hasattr(self, name)]
         if missing:
             raise ClientLibraryChanged(
@@ -84,6 +76,7 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
 
     async def _connect_to_server(self, s: Any) -> None:
         """As nats-py's, with our transport: its own takes a transport that is not connected for none."""
+        await self._abandon()
         self._use(self._login())
         if s.uri.scheme in ("ws", "wss"):
             await super()._connect_to_server(s)
@@ -117,9 +110,6 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         except Exception as error:
             raise errors.Error(f"nats: {type(error).__name__}: {error}") from error
         if not self.is_connected:
-            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
-                if task is not None:
-                    task.cancel()
             raise errors.Error("nats: the server closed the connection instead of taking it")
 
     def _connect_command(self) -> bytes:
@@ -148,6 +138,14 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
                 "set up TLS on the server"
             )
         await super()._process_info(info, initial_connection)
+        self._max_payload = info.get("max_payload", self._max_payload)  # a reload of the server changes it
+        if len(self._server_pool) > MAX_SERVERS:
+            told = info.get("connect_urls") or ()
+            self._server_pool[:] = [
+                server
+                for server in self._server_pool
+                if not server.discovered or server is self._current_server or server.uri.netloc in told
+            ]
 
     async def _process_err(self, err_msg: str) -> None:
         """Reconnect on any error that the server closes the connection for.
@@ -163,16 +161,67 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
             self._err = error
             await self._process_op_err(error)
 
-    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109 - nats-py's signature
-        """A round trip behind everything that was sent before. Raises TimeoutError or a NATS error.
+    # -- round trips -----------------------------------------------------------------------------------------
 
-        nats-py writes its PING past what still waits for its flusher task, so that task has to run first.
+    async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - nats-py's signature
+        """A round trip behind everything that was sent before, in FLUSH_S unless told.
+
+        Raises TimeoutError, or a NATS error, at once when the connection is lost.
         """
-        if self._pending_data_size and self._flush_queue is not None:
-            taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            await asyncio.wait_for(self._flush_queue.put(taken), timeout)
-            await asyncio.wait_for(taken, timeout)
-        await super().flush(timeout)
+        if self.is_closed:
+            raise errors.ConnectionClosedError
+        if not self.is_connected:
+            raise errors.ConnectionReconnectingError
+        trip: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._round_trips.add(trip)
+        try:
+            await self._send_ping(trip)
+            # Not wait_for: nats-py's reader dies of an answer to a round trip that was cancelled.
+            await asyncio.wait([trip], timeout=FLUSH_S if timeout is None else timeout)
+        finally:
+            self._round_trips.discard(trip)
+        if not trip.done():
+            raise errors.FlushTimeoutError
+        if not trip.result():
+            raise errors.StaleConnectionError
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        """Queue a PING. nats-py writes it past what still waits for its flusher task, so that it says nothing of that."""
+        self._pongs.append(asyncio.get_running_loop().create_future() if future is None else future)
+        self.send(nats_client.PING_PROTO, 0)
+
+    # -- the end of a connection -----------------------------------------------------------------------------
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        await self._give_up_silent(errors.UnexpectedEOF())
+
+    async def _flusher(self) -> None:
+        await super()._flusher()
+        await self._give_up_silent(errors.StaleConnectionError())
+
+    async def _give_up_silent(self, error: errors.Error) -> None:
+        """nats-py's loops end on an error that it doesn't expect, and leave a connection that is deaf or dumb."""
+        if self.is_connected:
+            await self._process_op_err(error)
+
+    async def give_up(self) -> None:
+        """The server does not answer on this connection: make another one."""
+        await self._process_op_err(errors.StaleConnectionError())
+
+    async def _abandon(self) -> None:
+        """End what is left of a connection: its socket, its tasks, the round trips on it.
+
+        nats-py leaves them to themselves. A reader of a connection that only stalled would go on beside the next one,
+        and what the old socket still held would be sent.
+        """
+        self._pongs = []
+        for trip in self._round_trips:
+            if not trip.done():
+                trip.set_result(False)
+        if isinstance(self._transport, WideTransport):
+            self._transport.abort()
+        await ended(self._reading_task, self._ping_interval_task, self._flusher_task)
 
     async def _attempt_reconnect(self) -> None:
         """Reconnect for ever: an error that nats-py doesn't expect (an unreadable seed, say) must not end it.
@@ -181,10 +230,12 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         """
         before, self._reconnecting = self._reconnecting, asyncio.current_task()
         await ended(before)
+        await self._abandon()
         while True:
             try:
                 await super()._attempt_reconnect()
             except Exception as error:
+                self._status = self.RECONNECTING
                 await self._error_cb(error)
                 await asyncio.sleep(self.options["reconnect_time_wait"])
             else:
@@ -197,6 +248,14 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
             await ended(self._reconnecting)
             if not self.is_closed:
                 await super().close()
+
+    def abort(self) -> None:
+        """Drop what was not sent and end the socket, before `close`: else that waits for a server that doesn't read."""
+        self.forget_unsent()
+        if isinstance(self._transport, WideTransport):
+            self._transport.abort()
+
+    # -- hot paths -------------------------------------------------------------------------------------------
 
     async def subscribe_hot(self, subject: str, consumer: Consumer, queue: str = "") -> Any:
         """Subscribe with bulk delivery: `consumer` gets a list of raw messages for each socket read.

@@ -19,10 +19,13 @@ from requeue_worker.broker.parser import Consumer
 from requeue_worker.broker.permissions import Denials, Permissions, read_violation
 from requeue_worker.broker.subscriptions import Subscriptions
 from requeue_worker.settings import NatsSettings
+from requeue_worker.supervisor import ended
+from requeue_worker.wire import pub
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL_S = 20
+MAX_PINGS_OUT = 2  #: a connection that leaves so many PINGs unanswered is dead when the next one is due
+ROUND_TRIP_S = 10.0  #: for the answer to one that was asked for because something is missing
 PENDING_BYTES = 64 << 20
 LAST_WORD_S = 3.0  #: at shutdown, for each round trip
 LOGGED_EVERY_S = 60.0  #: the same failure to connect is logged so often
@@ -63,22 +66,27 @@ class Broker:
         self._told_connected = self._told_taking = False
         self._trouble = "no server has answered yet"
         self._logged_s: dict[str, float] = {}
-        #: counts connections, so that a delivery knows whether its own still stands
-        self.connection = 0
+        self._number = 0
+        self._asked: list[Callable[[], None]] = []
+        self._asking: asyncio.Task[None] | None = None
         self.inbox_prefix = b""
 
     async def connect(self) -> None:
         """Connect, trying for ever. Returns when connected; cancel it to give up."""
         self._started = True
         await self._client.connect(**self._connect_options())
-        self.connection += 1
+        self._number += 1
         self.inbox_prefix = self._client.new_inbox().encode() + b"."
         log.info("connected to NATS", extra={"server": self.server, "login": way_of(self._settings)})
 
     async def subscribe(self, subject: str, queue_group: str, intake: Consumer, replies: Consumer) -> None:
         """Subscribe the reply inbox and the intake. The listener hears when they stand."""
-        await self._subscriptions.add_replies(self.inbox_prefix.decode() + "*", replies)
+        await self.subscribe_replies(replies)
         await self._subscriptions.add_intake(subject, queue_group, intake)
+
+    async def subscribe_replies(self, replies: Consumer) -> None:
+        """Subscribe the reply inbox, all that one needs who only asks."""
+        await self._subscriptions.add_replies(self.inbox_prefix.decode() + "*", replies)
 
     async def respond(self, subject: str, answer: Callable[[bytes], Awaitable[bytes | None]]) -> None:
         """Answer requests on `subject`: `answer` gets the payload and returns the reply's, None for none."""
@@ -86,7 +94,7 @@ class Broker:
         async def handle(message: Any) -> None:
             reply = await answer(message.data)
             if reply is not None and message.reply:
-                await self._client.publish(message.reply, reply)
+                await self.publish(message.reply, reply)
 
         await self._subscriptions.add_other(subject, handle)
 
@@ -114,24 +122,49 @@ class Broker:
         self._client.when_flushed(callback)
 
     async def publish(self, subject: str, payload: bytes) -> None:
-        """Publish one message (stats, dead letters); `flush` says whether the server has it."""
-        await self._client.publish(subject, payload)
+        """Publish one message that may get lost: stats, an answer. Not sent when the server would hang up for its size."""
+        if len(payload) <= self.max_payload:
+            self.send(pub(subject.encode(), payload), 1)
 
     async def flush(self) -> None:
         """Return when the server has everything sent so far. Raises OSError or a NATS error."""
         await self._client.flush()
 
+    def confirm(self, callback: Callable[[], None]) -> None:
+        """Call back once all that the server had for the worker by now is here, or the connection is known to be lost.
+
+        So a reply that is missing then is missing; a half-open connection looks the same until it is asked.
+        """
+        self._asked.append(callback)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._confirm())
+
+    async def _confirm(self) -> None:
+        while self._asked and not self._closing:
+            asked, self._asked = self._asked, []
+            number = self._number
+            try:
+                await self._client.flush(ROUND_TRIP_S)
+            except TimeoutError:
+                if self.connected and self._number == number:
+                    await self._client.give_up()
+            except (nats_errors.Error, OSError) as error:
+                log.debug("lost before it answered", extra={"error": _sentence(error)})
+            for callback in asked:
+                callback()
+
     async def close(self) -> None:
-        """Close for good, what is queued goes out first."""
+        """Close for good, what is queued goes out first; a server that does not read is not waited for."""
         self._closing = True
+        await ended(self._asking)
         if not self._started:
             return
         try:
             if self.connected:
-                async with asyncio.timeout(LAST_WORD_S):
-                    await self._client.flush()
+                await self._client.flush(LAST_WORD_S)
         except (nats_errors.Error, OSError, TimeoutError) as error:
             log.debug("the last messages may not have gone out", extra={"error": _sentence(error)})
+            self._client.abort()
         try:
             await self._client.close()
         except (nats_errors.Error, OSError, TimeoutError) as error:
@@ -143,6 +176,11 @@ class Broker:
     def connected(self) -> bool:
         """Whether the connection stands now."""
         return bool(self._client.is_connected)
+
+    @property
+    def connection(self) -> int:
+        """Number of the connection that stands, so that a delivery knows whether its own still does; 0 when none does."""
+        return self._number if self.connected else 0
 
     @property
     def can_replay(self) -> bool:
@@ -194,7 +232,7 @@ class Broker:
 
     async def _disconnected(self) -> None:
         self._client.forget_unsent()
-        self.connection += 1  # what is in flight now went out on a connection that is no more
+        self._number += 1  # what is in flight now went out on a connection that is no more
         self._subscriptions.disconnected()
         self._trouble = "the connection was lost"
         if not self._closing:
@@ -202,12 +240,15 @@ class Broker:
             self._listener.disconnected()
 
     async def _reconnected(self) -> None:
-        self.connection += 1
+        self._number += 1
         self._subscriptions.reconnected()
         self._logged_s.clear()
         log.info("reconnected to NATS", extra={"server": self.server, "login": way_of(self._settings)})
         if self._told_connected:
             self._listener.connected(True)
+
+    async def _leaving(self) -> None:
+        log.warning("the NATS server is about to stop", extra={"server": self.server})
 
     async def _error(self, error: Exception) -> None:
         if self._closing:
@@ -253,7 +294,9 @@ class Broker:
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": settings.reconnect_wait_ns / 1e9,
             "connect_timeout": settings.connect_timeout_ns / 1e9,
-            "ping_interval": PING_INTERVAL_S,
+            "lame_duck_mode_cb": self._leaving,
+            "ping_interval": settings.ping_interval_ns / 1e9,
+            "max_outstanding_pings": MAX_PINGS_OUT,
             "pending_size": PENDING_BYTES,
             "flush_timeout": 10,
             "tls_handshake_first": settings.tls.handshake_first,

@@ -11,9 +11,11 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from requeue_protocol.errors import Busy, MalformedMessage
 from requeue_protocol.header_values import MAX_MSG_ID_BYTES
 from requeue_protocol.subjects import ADMIN_PREFIX
 from requeue_worker.changes import Remove, Requeue
+from requeue_worker.errors import CommitError
 from requeue_worker.record import MAX_TIME_NS, Record, decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Change, Committer
@@ -23,6 +25,7 @@ from requeue_worker.storage.store import Store
 
 CANCEL = f"{ADMIN_PREFIX}.admin.cancel"
 RESCHEDULE = f"{ADMIN_PREFIX}.admin.reschedule"
+MAX_REQUEST_BYTES = 4096  #: an id with every character escaped fits; JSON in memory is many times its text
 _TRIES = 100
 
 MakeChange = Callable[[Lane, bytes, Record], Change]
@@ -85,12 +88,17 @@ class Admin:
             request = _read_request(payload)
             done, in_flight = await self._change(request["id"].encode(), prepare(request))
             answer.update({verb: done, "in_flight": in_flight})
-        except (ValueError, UnicodeDecodeError, RecursionError) as error:
-            answer["error"] = str(error)
+        except (ValueError, RecursionError) as error:
+            answer.update(error=str(error), code=MalformedMessage.code)
+        except (Busy, CommitError) as error:
+            answer.update(error=str(error), code=Busy.code)
         return json.dumps(answer).encode()
 
     async def _change(self, client_id: bytes, make: MakeChange) -> tuple[int, int]:
-        """Apply the change to every pending message with this id. Returns how many, and how many are in flight."""
+        """Apply the change to every pending message with this id. Returns how many, and how many are in flight.
+
+        Raises Busy or CommitError.
+        """
         for _ in range(_TRIES):
             commits = self._commits()
             [keys] = await self._store.keys_of_ids([client_id])
@@ -99,7 +107,7 @@ class Admin:
                 await asyncio.sleep(0)
                 continue  # what was read may be settled by now: read again between two commits
             return await self._submit(keys, values, make)
-        raise ValueError("the worker is too busy: try again")
+        raise Busy("the worker is too busy: try again")
 
     async def _submit(
         self, keys: list[bytes], values: list[bytes | None], make: MakeChange
@@ -107,10 +115,10 @@ class Admin:
         changes: list[Change] = []
         in_flight = 0
         for key, value in zip(keys, values, strict=True):
-            queue, priority, _, _ = parse_message_key(key)
-            lane = self._registry.get(queue).lane(priority)
             if value is None:
                 continue
+            queue, priority, _, _ = parse_message_key(key)
+            lane = self._registry.get(queue).lane(priority)
             if lane.unsettled.get(key) is not None or not self._withdraw(lane, key, value):
                 in_flight += 1
                 continue
@@ -120,6 +128,10 @@ class Admin:
 
 
 def _read_request(payload: bytes) -> dict[str, Any]:
+    if len(payload) > MAX_REQUEST_BYTES:
+        raise ValueError(
+            f"the request has {len(payload)} bytes: {MAX_REQUEST_BYTES} are enough, an id has at most {MAX_MSG_ID_BYTES}"
+        )
     request = json.loads(payload)
     if not isinstance(request, dict) or not isinstance(request.get("id"), str) or not request["id"]:
         raise ValueError('send JSON such as {"id": "<Nats-Msg-Id>"}')

@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 MARK = META_MARK
 RETENTION_INTERVAL_S = 60.0
 RETRY_S = 5.0
-_PAGE = 512
+_PAGE = 512  #: letters handled at once, and
+_PAGE_BYTES = 4 << 20  #: their bytes
+INVALID_BYTES = 64 << 20  #: refused messages kept have no more bytes together, however few they are
 
 
 class DeadLetters:
@@ -60,6 +62,7 @@ class DeadLetters:
         self._clock = clock
         self._invalid_kept = invalid_kept
         self._invalid: deque[tuple[bytes, int]] = deque()
+        self._invalid_bytes = 0
         self._to_publish: deque[bytes] = deque()
         self._wake = asyncio.Event()
         #: queue name -> when its oldest dead letter may go; absent = not known
@@ -74,18 +77,29 @@ class DeadLetters:
     # -- refused messages ------------------------------------------------------------------------------------
 
     async def _load_invalid(self) -> None:
-        """Remember what is kept, and let the oldest go where `invalid_kept` is less than it was."""
+        """Remember what is kept, and let the oldest go where that is more than may be."""
         queue = self._registry.by_name.get(INVALID_QUEUE)
         if queue is None:
             return
-        surplus, last = max(queue.dead - self._invalid_kept, 0), b""
+        last = b""
         while page := await self._store.dead_before(INVALID_QUEUE, NEVER, _PAGE, after=last):
             last = page[-1][0]
-            letters = [(key, decode(value).size) for key, value in page]
-            if surplus:
-                await self._committer.commit(_RemoveDead(queue, letters[:surplus]))
-            self._invalid.extend(letters[surplus:])
-            surplus = max(surplus - len(letters), 0)
+            self._remember([(key, decode(value).size) for key, value in page])
+        if surplus := self._surplus():
+            await self._committer.commit(_RemoveDead(queue, surplus))
+
+    def _remember(self, letters: Iterable[tuple[bytes, int]]) -> None:
+        for letter in letters:
+            self._invalid.append(letter)
+            self._invalid_bytes += letter[1]
+
+    def _surplus(self) -> list[tuple[bytes, int]]:
+        """The oldest beyond what may be kept; they are forgotten here."""
+        gone = []
+        while len(self._invalid) > self._invalid_kept or self._invalid_bytes > INVALID_BYTES:
+            gone.append(self._invalid.popleft())
+            self._invalid_bytes -= gone[-1][1]
+        return gone
 
     def keep_invalid(self, raw: Raw, error: RefusedError, answer: Callable[[], None]) -> None:
         """Edge i. Keep a refused message as dead letter `invalid` (the oldest goes beyond `invalid_kept`), then `answer`."""
@@ -121,19 +135,18 @@ class DeadLetters:
         """Write a refused message, and let the oldest go (edge l)."""
         self._committer.waiting_bytes -= len(value)
         key = transaction.add_dead(queue, self._committer.mint_id(), value, size)
-        self._invalid.append((key, size))
-        while len(self._invalid) > self._invalid_kept:
-            oldest, oldest_size = self._invalid.popleft()
-            transaction.remove_dead(queue, oldest, oldest_size)
+        self._remember([(key, size)])
+        for oldest in self._surplus():
+            transaction.remove_dead(queue, *oldest)
 
     def adopt_invalid(
         self, transaction: Transaction, queue: QueueState, letters: Iterable[tuple[bytes, bytes]]
     ) -> None:
         """Refused messages of another instance were written: they count for `invalid_kept` here, the oldest go."""
-        kept = [*self._invalid, *((key, decode(value).size) for key, value in letters)]
-        self._invalid = deque(sorted(kept, key=lambda letter: time_of(letter[0])))
-        while len(self._invalid) > self._invalid_kept:
-            transaction.remove_dead(queue, *self._invalid.popleft())
+        self._remember((key, decode(value).size) for key, value in letters)
+        self._invalid = deque(sorted(self._invalid, key=lambda letter: time_of(letter[0])))
+        for oldest in self._surplus():
+            transaction.remove_dead(queue, *oldest)
 
     # -- publishing ------------------------------------------------------------------------------------------
 
@@ -187,14 +200,20 @@ class DeadLetters:
         asyncio.get_running_loop().call_later(RETRY_S, self._wake.set)
 
     async def _publish(self, keys: list[bytes]) -> list[bytes]:
-        """Publish these and take their marks away. Returns those that the server denies; they keep their marks.
+        """Publish the first of these, up to _PAGE_BYTES, and take their marks away.
 
-        Raises OSError or a NATS error when the server may not have them.
+        What is for later goes back to `_to_publish`. Returns those that the server denies; they keep their marks. Raises
+        OSError or a NATS error when the server may not have them.
         """
         connection = self._broker.connection
         denials: dict[bytes, int] = {}
         sent: dict[bytes, bytes] = {}
-        for key in keys:
+        held = 0
+        for number, key in enumerate(keys):
+            if held >= _PAGE_BYTES:
+                self._to_publish.extendleft(reversed(keys[number:]))
+                del keys[number:]
+                break
             value = await self._store.get_dead(key)
             queue = self._registry.by_name.get(_queue_of(key))
             if value is None or queue is None or queue.policy.dead_letter_subject is None:
@@ -209,6 +228,7 @@ class DeadLetters:
             sent[key] = subject = queue.policy.dead_letter_subject.encode()
             denials.setdefault(subject, self._denials(subject))
             self._broker.send(hpub(subject, block, record.payload), 1)
+            held += size
         await self._broker.flush()
         if not self._broker.connected or self._broker.connection != connection:
             raise ConnectionError("the connection was lost meanwhile")
@@ -233,6 +253,11 @@ class DeadLetters:
             for queue in list(self._registry):
                 if queue.dead and queue.name != INVALID_QUEUE:
                     await self._retain(queue)
+            self._retention_due_ns = {
+                name: due_ns
+                for name, due_ns in self._retention_due_ns.items()
+                if name in self._registry.by_name
+            }
             await asyncio.sleep(RETENTION_INTERVAL_S)
 
     async def _retain(self, queue: QueueState) -> None:
@@ -242,11 +267,10 @@ class DeadLetters:
             if expired:
                 letters = [(key, decode(value).size) for key, value in expired]
                 await self._committer.commit(_RemoveDead(queue, letters))
-            if len(expired) < _PAGE:
-                oldest = await self._store.dead_before(queue.name, NEVER, 1)
-                due_ns = time_of(oldest[0][0]) + retention_ns if oldest else self._clock() + retention_ns
-                self._retention_due_ns[queue.name] = due_ns
-                return
+                continue
+            oldest = await self._store.dead_before(queue.name, NEVER, 1)
+            due_ns = time_of(oldest[0][0]) + retention_ns if oldest else self._clock() + retention_ns
+            self._retention_due_ns[queue.name] = due_ns
 
 
 def _queue_of(key: bytes) -> str:

@@ -610,7 +610,9 @@ async def test_reschedules_that_race_with_delivery_lose_and_repeat_nothing(
         (CANCEL, b"\xff\xfe\x00", "decode"),
         (CANCEL, b"[" * 100_000, ""),
         (CANCEL, b'{"id": "\\ud800"}', "surrogates"),
+        (CANCEL, {"id": "x" * 600}, "at most 512"),
         (CANCEL, {"id": "x" * 70_000}, "at most 512"),
+        (CANCEL, b'{"id": "x", "more": [' + b"[]," * 300_000 + b"0]}", "4096 are enough"),
         (RESCHEDULE, {"id": "x"}, "either delay_ns or at_ns"),
         (RESCHEDULE, {"id": "x", "delay_ns": 1, "at_ns": 1}, "either delay_ns or at_ns"),
         (RESCHEDULE, {"id": "x", "delay_ns": -1}, "whole nanoseconds"),
@@ -630,6 +632,6 @@ async def test_a_request_that_makes_no_sense_is_answered_with_what_is_wrong(
 
     answer = await admin(worker, subject, request_)
 
-    assert set(answer) == {"error"}
-    assert says in answer["error"]
+    assert set(answer) == {"error", "code"}
+    assert (answer["code"], says in answer["error"]) == (400, True)
     assert worker.pending() == before

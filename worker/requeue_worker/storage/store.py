@@ -165,7 +165,10 @@ class Store:
     async def dead_before(
         self, queue: str, before_ns: int, limit: int, after: bytes = b""
     ) -> list[tuple[bytes, bytes]]:
-        """A queue's oldest dead letters that died before this time; with `after` those behind that key."""
+        """A queue's oldest dead letters that died before this time; with `after` those behind that key.
+
+        Fewer than `limit` where they are large: none at all says that there are no more.
+        """
         prefix = queue_prefix(queue)
         start = after + b"\x00" if after else prefix
         return await self._read(partial(self._slice, DEAD, start, prefix + TIME.pack(before_ns), limit))
@@ -179,7 +182,14 @@ class Store:
         return await self._read(partial(self._engine.get, DEAD, key))
 
     def _slice(self, family: str, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return list(islice(self._engine.items(family, start, end), limit))
+        found: list[tuple[bytes, bytes]] = []
+        held = 0
+        for item in islice(self._engine.items(family, start, end), limit):
+            found.append(item)
+            held += len(item[1])
+            if held >= READ_BYTES:
+                break
+        return found
 
     def close(self) -> None:
         """Wait for what is under way, then close. Blocks."""

@@ -1,0 +1,3 @@
+"""Faults happen to workers in the test's own event loop too: `start`, as in tests/integration/worker."""
+
+from tests.integration.worker.conftest import start as start

@@ -26,6 +26,7 @@ from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.dedupe import Dedupe
 from requeue_worker.errors import CommitError
+from requeue_worker.headroom import Headroom
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
 from requeue_worker.reaper.reaper import Reaper, ReaperStatus
@@ -35,6 +36,8 @@ from requeue_worker.reporter import Reporter
 from requeue_worker.scheduler import Scheduler
 from requeue_worker.settings import Settings, policy_for
 from requeue_worker.storage.committer import Committer
+from requeue_worker.storage.keys import TIME, queue_prefix
+from requeue_worker.storage.rocksdb import DEAD, MESSAGES
 from requeue_worker.storage.store import Store
 from requeue_worker.storage.transaction import NewMessage
 from requeue_worker.supervisor import Supervisor
@@ -103,8 +106,10 @@ class Worker:
             Store.open, settings.data_dir, settings.instance_id, self._registry
         )
         self._wire(settings)
+        await self._headroom.look_now()
         await self._dead_letters.load()
         self._supervisor.start("connect", self._connect())
+        self._supervisor.start("disk", self._headroom.watch_forever())
         self._supervisor.start("stats", self._reporter.report_forever())
         self._supervisor.start("dead letter publisher", self._dead_letters.publish_forever())
         self._supervisor.start("dead letter retention", self._dead_letters.retain_forever())
@@ -160,6 +165,15 @@ class Worker:
             dedupe=lambda messages: self._dedupe.admit(messages),
             buffer_bytes=settings.intake_buffer_bytes,
         )
+        self._headroom = Headroom(
+            self._store.path,
+            settings.disk_reserve,
+            self.counts,
+            waiting_bytes=lambda: committer.waiting_bytes,
+            refuse=self._ingest.refuse_all,
+            reclaim=self._reclaim,
+        )
+        self._store.look, self._store.looked = self._headroom.look, self._headroom.note
         self._dedupe = Dedupe(
             self._store,
             is_pending=self._is_pending,
@@ -285,7 +299,11 @@ class Worker:
             return False, "stopping"
         if not hasattr(self, "_broker"):
             return False, "not started"
-        return self._broker.ready()
+        ready, why = self._broker.ready()
+        if ready and self._headroom.full:
+            # A restart would not help, and an update must not get stuck: what is pending goes out.
+            why += "; the disk is full: new messages are refused, what is pending goes out"
+        return ready, why
 
     @property
     def nats_connected(self) -> bool:
@@ -301,6 +319,16 @@ class Worker:
     def reporter(self) -> Reporter:
         """Snapshots of the queues, for metrics."""
         return self._reporter
+
+    async def _reclaim(self) -> None:
+        """Below a lane's checkpoint nothing is pending, and dead letters end with their retention."""
+        lanes = [lane for queue in self._registry for lane in queue.lanes.values()]
+        removed = [(MESSAGES, lane.prefix, lane.checkpoint) for lane in lanes]
+        for queue in self._registry:
+            before_ns = max(self._clock() - queue.policy.dead_letter_retention_ns, 0)
+            prefix = queue_prefix(queue.name)
+            removed.append((DEAD, prefix, prefix + TIME.pack(before_ns)))
+        await self._store.reclaim(removed)
 
     # -- what the parts tell each other ----------------------------------------------------------------------
 

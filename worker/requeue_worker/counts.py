@@ -85,6 +85,9 @@ class Counts:
         "commit_messages",
         "commit_seconds",
         "commits",
+        "disk_free_bytes",
+        "disk_full",
+        "disk_reserve_bytes",
         "duplicates",
         "intake_bytes",
         "intake_messages",
@@ -106,6 +109,11 @@ class Counts:
         self.reaped_messages = 0
         self.reaped_dead_letters = 0
         self.reaper_set_aside: dict[str, str] = {}
+        self.disk_free_bytes = 0
+        """Free on the disk under the data, as of the last look; not counted but measured, as the next two."""
+        self.disk_reserve_bytes = 0
+        self.disk_full = False
+        """Messages are refused, since less than the reserve is free."""
         """Directories that the reaper can't merge: instance id to the kind of what is wrong."""
         self.refused: defaultdict[int, int] = defaultdict(int, dict.fromkeys(REFUSAL_CODES, 0))
         """Refused messages by code."""

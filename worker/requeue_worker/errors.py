@@ -33,6 +33,10 @@ class CommitError(WorkerError):
     """A batch could not be made durable. Nothing of it was acknowledged."""
 
 
+class DataDirGone(CommitError):
+    """The instance directory was removed, moved or unmounted while it was open: what is written now is lost."""
+
+
 class BrokerError(WorkerError):
     """NATS refused something that no retry mends (for instance, a subscription without permission)."""
 

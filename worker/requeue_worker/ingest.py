@@ -281,6 +281,11 @@ class Ingest:
             headers, payload = answer
             self._send(pub(reply, payload) if headers is None else hpub(reply, headers, payload), 1)
 
+    def refuse_all(self, error: RefusedError | None) -> None:
+        """Refuse everything for this reason, until called with None."""
+        if not isinstance(self.closed, Draining):
+            self.closed = error
+
     def drain(self) -> None:
         """Refuse everything from now on."""
         self.closed = Draining("this worker is shutting down: send again, to another worker")

@@ -137,6 +137,11 @@ class _Copy(Collector):
         yield build
         yield GaugeMetricFamily(
             "requeue_nats_connected", "1 while the worker is connected to NATS.", value=int(self._connected)
+        self._disk = (
+            ("requeue_disk_free_bytes", "Free on the disk under the data.", counts.disk_free_bytes),
+            ("requeue_disk_reserve_bytes", "Below it no messages are taken in.", counts.disk_reserve_bytes),
+            ("requeue_disk_full", "1 while no messages are taken in for that.", int(counts.disk_full)),
+        )
         )
         for name, text, total in self._totals:
             yield CounterMetricFamily(name, text, value=total)
@@ -156,6 +161,8 @@ class _Copy(Collector):
         yield set_aside
         for name, text, histogram in self._histograms:
             yield _histogram_family(name, text, histogram)
+        for name, text, value in self._disk:
+            yield GaugeMetricFamily(name, text, value=value)
         yield from self._queue_counters()
         yield from self._queue_gauges()
 

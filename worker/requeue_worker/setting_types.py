@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from requeue_protocol.errors import MalformedMessage
-from requeue_protocol.policy import Duration
+from requeue_protocol.policy import Duration, read_size
 from requeue_protocol.subjects import check_queue_name
 
 
@@ -31,6 +32,20 @@ def read_lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _read_reserve(value: object) -> object:
+    """A share of the disk (`5%`) or a size, as text; 0 is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return value
+    text = str(value).strip()
+    if re.fullmatch(r"[0-9]{1,2}%", text):
+        return text
+    try:
+        read_size(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no reserve; write it like 256MiB or 5%, at most 99%") from None
+    return text
+
+
 def _positive(ns: int) -> int:
     if ns <= 0:
         raise ValueError("is 0; it is more than 0, like 2s")
@@ -49,6 +64,7 @@ def _token_name(name: str) -> str:
 
 
 FilePath = Annotated[Path, BeforeValidator(_read_path)]
+DiskReserve = Annotated[str, BeforeValidator(_read_reserve)]
 Name = Annotated[str, AfterValidator(_token_name)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 

@@ -29,7 +29,15 @@ from requeue_worker.http import HttpAddress
 from requeue_worker.logs import LogFormat, LogLevel
 from requeue_worker.mistakes import ConfigError, sentences
 from requeue_worker.nats_settings import NatsSettings, TlsSettings
-from requeue_worker.setting_types import FilePath, Name, PositiveDuration, Section, read_list, read_lower
+from requeue_worker.setting_types import (
+    DiskReserve,
+    FilePath,
+    Name,
+    PositiveDuration,
+    Section,
+    read_list,
+    read_lower,
+)
 from requeue_worker.sources import check, keep_one_login, layer_environment, layer_file, layer_flags, merged
 
 __all__ = [
@@ -120,6 +128,9 @@ class Settings(Section):
     )
     intake_buffer_bytes: Size = Field(
         default=64 * _MIB, ge=_MIB, description="Received and not yet on disk; beyond: 503."
+    )
+    disk_reserve: DiskReserve = Field(
+        default="256MiB", description="Left free on the disk: a size or a share like 5%; below it: 507."
     )
     max_in_flight_total: int = Field(
         default=16_384, ge=1, le=1_000_000, description="Unsettled replays of all queues."

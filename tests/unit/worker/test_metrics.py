@@ -146,5 +146,5 @@ def test_every_name_says_what_it_is_and_in_which_unit() -> None:
         if not family.name.startswith("requeue_"):
             continue
         assert family.documentation.endswith((".", "."))
-        unit = ("_bytes", "_seconds", "_messages", "_info", "_connected")
+        unit = ("_bytes", "_seconds", "_messages", "_info", "_connected", "_full")
         assert family.type == "counter" or family.name.endswith(unit), family.name

@@ -140,9 +140,13 @@ class Reaper:
         for each in found:
             if each.orphan_in_s > 0:
                 wait_s = min(wait_s, each.orphan_in_s + 0.01)
-            elif not self._stopping.is_set() and self._committer.failed is None and self._may_try(each):
+            elif self._may_go_on() and self._committer.failed is None and self._may_try(each):
                 await self._try(each)
         return wait_s
+
+    def _may_go_on(self) -> bool:
+        """On a full disk nothing is merged: that takes room here before it gives room there."""
+        return not self._stopping.is_set() and not self._counts.disk_full
 
     def _look(self) -> tuple[list[Found], list[Path]]:
         moved = [path for path in self._store.path.parent.iterdir() if path.name.startswith(ASIDE)]
@@ -207,7 +211,7 @@ class Reaper:
         """All pages, one read ahead of the one that is committed. False when the worker stops first."""
         page = await self._call(source.next_page)
         while page is not None:
-            if self._stopping.is_set():
+            if not self._may_go_on():
                 return False
             fault_point("merge: page read")
             ahead = asyncio.ensure_future(self._call(source.next_page))

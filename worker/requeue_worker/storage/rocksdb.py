@@ -6,7 +6,9 @@ Every write goes through the WAL with an fsync before it returns; rocksdict rele
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataDirUnreadable
@@ -25,6 +27,8 @@ from rocksdict import (
     WriteOptions,
 )
 
+log = logging.getLogger(__name__)
+
 MESSAGES, DEAD, META, IDS = "messages", "dead", "meta", "ids"
 FAMILIES = (MESSAGES, DEAD, META, IDS)
 
@@ -33,7 +37,9 @@ WRITE_BUFFER_BYTES = 32 * _MIB
 BLOCK_CACHE_BYTES = 32 * _MIB
 SCAN_CACHE_BYTES = 4 * _MIB  # a read-only database is scanned once, from end to end
 SOURCE_BUFFER_BYTES = 8 * _MIB
-MAX_WAL_BYTES = 96 * _MIB  # bounds what a start has to read again
+SMALL_DISK_SHARE = (
+    32  # below 1 GiB a write buffer is this part of the disk; the logs, three times that, bound a start
+)
 
 
 class Batch:
@@ -89,7 +95,8 @@ class Engine:
         Raises DataDirLocked when another process has it open, DataDirUnreadable for anything else.
         """
         cache = Cache(SCAN_CACHE_BYTES if read_only or source else BLOCK_CACHE_BYTES)
-        options = _db_options()
+        buffer = _buffer_bytes(path)
+        options = _db_options(buffer)
         if source:
             options.create_if_missing(False)
             options.set_db_write_buffer_size(SOURCE_BUFFER_BYTES)
@@ -98,7 +105,7 @@ class Engine:
             self._db = Rdict(
                 str(path),
                 options,
-                {name: _family_options(cache, name) for name in FAMILIES},
+                {name: _family_options(cache, name, buffer) for name in FAMILIES},
                 AccessType.read_only(False) if read_only else AccessType.read_write(),
             )
         except Exception as error:
@@ -187,18 +194,39 @@ class Engine:
         # Memory goes to disk first: that is the long part, and rocksdict holds the GIL all through a checkpoint.
         for family in self._families.values():
             family.flush()
+    def reclaim(self, ranges: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Flush what is in memory, so that logs go, and rewrite these ranges without what was removed from them."""
+        for each in self._families.values():
+            each.flush()
+        for family, start, end in ranges:
+            self._families[family].compact_range(start, end)
+
         Checkpoint(self._db).create_checkpoint(str(path))
 
     def close(self) -> None:
-        """Flush and close. The lock is free afterwards: each family holds the database open, so they close first."""
+        """Flush and close. The lock is free afterwards: each family holds the database open, so they close first.
+
+        After a failed write nothing can be flushed; that is logged, since all that counts is in the log already.
+        """
         self.handles.clear()
-        for family in self._families.values():
-            family.close()
+        for part in (*self._families.values(), self._db):
+            try:
+                part.close()
+            except Exception as error:
+                log.warning("closed without a flush", extra={"error": str(error)})
         self._families.clear()
-        self._db.close()
 
 
-def _db_options() -> Options:
+def _buffer_bytes(path: Path) -> int:
+    """For the write buffer of messages. On a small disk a small one: log and buffers must fit into the reserve."""
+    try:
+        disk = os.statvfs(path if path.exists() else path.parent)
+    except OSError:
+        return WRITE_BUFFER_BYTES
+    return min(max(disk.f_blocks * disk.f_frsize // SMALL_DISK_SHARE, _MIB), WRITE_BUFFER_BYTES)
+
+
+def _db_options(buffer_bytes: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
@@ -206,16 +234,16 @@ def _db_options() -> Options:
     options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_paranoid_checks(True)
     options.set_max_background_jobs(2)
-    options.set_max_total_wal_size(MAX_WAL_BYTES)
+    options.set_max_total_wal_size(3 * buffer_bytes)
     options.set_keep_log_file_num(3)
     options.set_max_log_file_size(4 * _MIB)
     options.set_stats_dump_period_sec(0)
-    options.set_db_write_buffer_size(3 * WRITE_BUFFER_BYTES)
+    options.set_db_write_buffer_size(3 * buffer_bytes)
     options.set_bytes_per_sync(_MIB)
     return options
 
 
-def _family_options(cache: Cache, name: str) -> Options:
+def _family_options(cache: Cache, name: str, buffer_bytes: int) -> Options:
     options = Options(raw_mode=True)
     table = BlockBasedOptions()
     table.set_block_cache(cache)
@@ -225,7 +253,7 @@ def _family_options(cache: Cache, name: str) -> Options:
     if name == IDS:
         table.set_bloom_filter(10, False)
     options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES if name == MESSAGES else 8 * _MIB)
+    options.set_write_buffer_size(buffer_bytes if name == MESSAGES else max(buffer_bytes // 4, _MIB))
     options.set_max_write_buffer_number(3)
     options.set_level_compaction_dynamic_level_bytes(True)
     options.set_compression_type(DBCompressionType.lz4())

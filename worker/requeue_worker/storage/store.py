@@ -6,6 +6,7 @@ Reads run on one thread of their own, writes on another (committer.py); the even
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from requeue_worker.errors import DataDirUnreadable, DataFormatTooNew
+from requeue_worker.headroom import Room, give_back_ballast
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.claims import Claim, claim_of, take_over, uid_of
 from requeue_worker.storage.keys import (
@@ -28,6 +30,8 @@ from requeue_worker.storage.keys import (
 from requeue_worker.storage.queues import Lane
 from requeue_worker.storage.rocksdb import DEAD, IDS, MESSAGES, META, Batch, Engine
 from requeue_worker.storage.tenure import Tenure
+
+log = logging.getLogger(__name__)
 
 STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
 READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
@@ -63,6 +67,9 @@ class Store:
         self._engine = engine
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="requeue-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="requeue-write")
+        #: looks at the disk before each commit, on the write thread, and hears of it on the event loop
+        self.look: Callable[[], Room] | None = None
+        self.looked: Callable[[Room], None] = lambda _: None
         #: no thread until it is used
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="requeue-backup")
 
@@ -75,6 +82,7 @@ class Store:
         path = data_dir / instance_id
         if path.exists() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise DataDirUnreadable(f"{path} needs read, write and search rights for this user")
+        give_back_ballast(data_dir)
         tenure = Tenure.await_own(path, instance_id)
         try:
             tenure.beat()
@@ -107,11 +115,15 @@ class Store:
 
     async def write(self, batch: Batch) -> None:
         """Make a batch durable. Raises CommitError."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
+        room = await asyncio.get_running_loop().run_in_executor(self._writer, self._write, batch)
+        if room is not None:
+            self.looked(room)
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: Batch) -> Room | None:
+        room = None if self.look is None else self.look()
         self._tenure.check()
         self._engine.write(batch)
+        return room
 
     def meta(self, key: bytes) -> bytes | None:
         """An entry of the `meta` family. Blocks, and may be called from any thread."""
@@ -127,6 +139,17 @@ class Store:
                 raise OSError(f"no checkpoint at {path}: {error}") from error
 
         await asyncio.get_running_loop().run_in_executor(self._copier, copy)
+
+    async def reclaim(self, ranges: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Give the room of what was removed in these ranges (family, start, end) back to the disk. May take long."""
+
+        def compact() -> None:
+            try:
+                self._engine.reclaim(ranges)
+            except Exception as error:  # the next write tells whether it is serious
+                log.warning("no room reclaimed", extra={"directory": str(self.path), "error": str(error)})
+
+        await asyncio.get_running_loop().run_in_executor(self._copier, compact)
 
     async def _read(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, function)

@@ -96,6 +96,15 @@ def handover_subject(fleet: str, instance: str) -> str:
     return f"{HANDOVER_PREFIX}.{_token(fleet)}.{_token(instance)}"
 
 
+def survivors_subject(fleet: str) -> str:
+    """Where a drain asks who of a fleet would take something over: `~` is in no instance id.
+
+    Raises MalformedMessage for a name that is none.
+    """
+    check_queue_name(fleet)
+    return f"{HANDOVER_PREFIX}.{_token(fleet)}.~"
+
+
 def _token(name: str) -> str:
     return name.replace(".", "%2E")  # '%' is in no name, so that two names never meet
 

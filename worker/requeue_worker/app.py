@@ -25,6 +25,8 @@ from requeue_worker.broker.parser import Raw
 from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.dedupe import Dedupe
+from requeue_worker.drain.receiver import Receiver
+from requeue_worker.drain.volume import ensure_identity
 from requeue_worker.errors import CommitError
 from requeue_worker.headroom import Headroom
 from requeue_worker.inflight import Delivery
@@ -47,6 +49,14 @@ log = logging.getLogger(__name__)
 
 def _nothing(*_: object) -> None:
     """The hook of who wants none."""
+
+
+def _identify(data_dir: Path) -> None:
+    """Without an identity the volume can't be proved to be drained; a worker goes on all the same."""
+    try:
+        ensure_identity(data_dir)
+    except OSError as error:
+        log.warning("the volume has no identity", extra={"directory": str(data_dir), "error": str(error)})
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,7 @@ class Worker:
         self._store = await asyncio.to_thread(
             Store.open, settings.data_dir, settings.instance_id, self._registry
         )
+        await asyncio.to_thread(_identify, settings.data_dir)
         self._wire(settings)
         await self._headroom.look_now()
         await self._dead_letters.load()
@@ -200,6 +211,16 @@ class Worker:
             self.counts,
             reaped=self._hooks.reaped,
         )
+        self._receiver = Receiver(
+            settings,
+            self._store,
+            committer,
+            self._registry,
+            self._dead_letters,
+            self.counts,
+            self._clock,
+            has_room=lambda: not self._headroom.full,
+        )
         self._reporter = Reporter(
             self._registry,
             broker,
@@ -211,7 +232,7 @@ class Worker:
     async def _connect(self) -> None:
         await self._broker.connect()
         self._replayer.inbox = self._broker.inbox_prefix
-        for subject, answer in self._admin.endpoints.items():
+        for subject, answer in (*self._admin.endpoints.items(), *self._receiver.endpoints.items()):
             await self._broker.respond(subject, answer)
         await self._broker.subscribe(
             self.settings.subject,
@@ -235,6 +256,7 @@ class Worker:
         try:
             self._scheduler.stop()
             await self._reaper.stop()
+            await self._receiver.stop()
             if self._committer.failed is None:
                 await self._finish_work()
         except CommitError:

@@ -1,5 +1,5 @@
 """The command `requeue-worker`. Exit codes: 0 stopped or fine, 1 ended by an error, 2 wrong configuration, 3 data
-directory locked or unreadable, 6 data that was read is not sound (cli_data.py).
+directory locked or unreadable, 4 and 5 something remains (cli_drain.py), 6 data that was read is not sound (cli_data.py).
 
 Standard output holds results alone (one line with `ready`, or a checked configuration); logs and mistakes go to
 standard error.
@@ -7,18 +7,16 @@ standard error.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
 
 import click
 import yaml
-from requeue_worker import cli_data, logs
+from requeue_worker import cli_data, cli_drain, event_loop, logs
 from requeue_worker.cli_options import GroupedCommand, config_option, flags_given, setting_flags
 from requeue_worker.config_file import read_config_file
 from requeue_worker.settings import ConfigError, Loaded, Settings, load
@@ -37,6 +35,7 @@ def main() -> None:
 
 
 cli_data.register(main)
+main.add_command(cli_drain.drain)
 
 
 @main.command(cls=GroupedCommand, short_help="Run a worker until it is told to stop.")
@@ -70,7 +69,7 @@ def _run(settings: Settings) -> None:
     nats = {"servers": settings.nats.redacted_servers, "subject": settings.subject}
     log.info("starting", extra={"version": version("nats-requeue"), "instance": settings.instance_id, **nats})
     try:
-        _on_event_loop(serve(settings, lambda: _say_ready(settings)))
+        event_loop.run(serve(settings, lambda: _say_ready(settings)))
     except DataDirError as error:
         _fail(EXIT_DATA, str(error))
     except HttpListenError as error:
@@ -78,16 +77,6 @@ def _run(settings: Settings) -> None:
     except Exception as error:
         log.exception("the worker has ended")
         _fail(EXIT_ERROR, f"ended by an error: {error}")
-
-
-def _on_event_loop(main: Coroutine[None, None, None]) -> None:
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    with contextlib.suppress(ImportError):  # faster, but no wheel for every platform
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
 
 
 def _say_ready(settings: Settings) -> None:

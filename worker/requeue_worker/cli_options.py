@@ -7,7 +7,7 @@ words as a mistake in the file.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
@@ -91,9 +91,21 @@ def _write(option: GroupedOption, ctx: click.Context, formatter: click.HelpForma
 
 def setting_flags(command: _F) -> _F:
     """Decorate a command with every flag of `FLAGS`; it gets them as keyword arguments (see `flags_given`)."""
+    return _with_flags(command, FLAGS)
+
+
+def drain_flags(command: _F) -> _F:
+    """As `setting_flags`, with those alone that a drain goes by."""
+    own = ("data_dir", "fleet", "log_level", "log_format")
+    return _with_flags(command, [key for key in FLAGS if key in own or key.startswith("nats.")])
+
+
+def _with_flags(command: _F, chosen: Collection[str]) -> _F:
     keys = {key.dotted: key for key in keys_of(Settings)}
     for group, flags in reversed(list(_GROUPS.items())):
         for flag in reversed(flags):
+            if flag.key not in chosen:
+                continue
             key = keys[flag.key]
             command = click.option(
                 FLAGS[flag.key],
@@ -123,9 +135,7 @@ def config_option(command: _F) -> _F:
 
 def flags_given(parameters: Mapping[str, object]) -> dict[str, object]:
     """What the command line said, by setting."""
-    return {
-        key: parameters[_parameter(key)] for key in FLAGS if parameters[_parameter(key)] not in (None, ())
-    }
+    return {key: given for key in FLAGS if (given := parameters.get(_parameter(key))) not in (None, ())}
 
 
 def _parameter(key: str) -> str:

@@ -89,6 +89,10 @@ class Counts:
         "disk_full",
         "disk_reserve_bytes",
         "duplicates",
+        "handover_batches",
+        "handover_dead_letters",
+        "handover_duplicates",
+        "handover_messages",
         "intake_bytes",
         "intake_messages",
         "lateness_seconds",
@@ -105,15 +109,19 @@ class Counts:
         self.intake_bytes = 0
         self.duplicates = 0
         self.commits = 0
-        self.reaped_directories = 0
-        self.reaped_messages = 0
-        self.reaped_dead_letters = 0
-        self.reaper_set_aside: dict[str, str] = {}
         self.disk_free_bytes = 0
         """Free on the disk under the data, as of the last look; not counted but measured, as the next two."""
         self.disk_reserve_bytes = 0
         self.disk_full = False
         """Messages are refused, since less than the reserve is free."""
+        self.reaped_directories = 0
+        self.reaped_messages = 0
+        self.reaped_dead_letters = 0
+        self.handover_messages = 0
+        self.handover_dead_letters = 0
+        self.handover_batches = 0
+        self.handover_duplicates = 0
+        self.reaper_set_aside: dict[str, str] = {}
         """Directories that the reaper can't merge: instance id to the kind of what is wrong."""
         self.refused: defaultdict[int, int] = defaultdict(int, dict.fromkeys(REFUSAL_CODES, 0))
         """Refused messages by code."""

@@ -24,6 +24,23 @@ FAULT_POINTS: Final = (
     "takeover: mark found",  # of a merge that another began, or that we began before a crash
     "takeover: page trimmed",
     "takeover: claimed",
+    "drain: opened",  # a directory of the volume is locked and open, nothing was written
+    "drain: chosen",  # the source says whom it is handed to
+    "drain: begun",  # that one has a session, with pauses and marks
+    "drain: caught up",  # the source has nothing that the target had taken before
+    "drain: page read",
+    "drain: page sent",  # it is on its way
+    "drain: page acknowledged",  # durable there; the source still has it
+    "drain: page trimmed",  # the source has it no more
+    "drain: ended",  # the target has told its last mark and takes no late page
+    "drain: let go",  # the source is nobody's: durable
+    "drain: mark forgotten",  # the target has dropped its mark
+    "drain: proof half written",
+    "drain: proof written",
+    "handover: begun",  # session, pauses and marks are durable in the target
+    "handover: page received",  # in memory
+    "handover: page durable",  # together with its mark; the source does not know
+    "handover: mark dropped",
 )
 
 _hook: Callable[[str], None] | None = None

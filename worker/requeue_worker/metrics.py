@@ -112,6 +112,22 @@ class _Copy(Collector):
                 "Dead letters merged from them.",
                 counts.reaped_dead_letters,
             ),
+            (
+                "requeue_handover_messages_total",
+                "Pending messages taken over from drained volumes.",
+                counts.handover_messages,
+            ),
+            (
+                "requeue_handover_dead_letters_total",
+                "Dead letters taken over from drained volumes.",
+                counts.handover_dead_letters,
+            ),
+            ("requeue_handover_batches_total", "Batches of them, each acknowledged.", counts.handover_batches),
+            (
+                "requeue_handover_duplicates_total",
+                "Records of drained volumes that were here already.",
+                counts.handover_duplicates,
+            ),
         )
         self._histograms = tuple(
             (name, text, _Histogram.take(histogram))
@@ -120,6 +136,11 @@ class _Copy(Collector):
                 ("requeue_commit_batch_messages", "Messages in a group commit.", counts.commit_messages),
                 ("requeue_lateness_seconds", "Time between due and sent.", counts.lateness_seconds),
             )
+        )
+        self._disk = (
+            ("requeue_disk_free_bytes", "Free on the disk under the data.", counts.disk_free_bytes),
+            ("requeue_disk_reserve_bytes", "Below it no messages are taken in.", counts.disk_reserve_bytes),
+            ("requeue_disk_full", "1 while no messages are taken in for that.", int(counts.disk_full)),
         )
         self._refused = dict(counts.refused)
         self._set_aside = dict(counts.reaper_set_aside)
@@ -137,14 +158,11 @@ class _Copy(Collector):
         yield build
         yield GaugeMetricFamily(
             "requeue_nats_connected", "1 while the worker is connected to NATS.", value=int(self._connected)
-        self._disk = (
-            ("requeue_disk_free_bytes", "Free on the disk under the data.", counts.disk_free_bytes),
-            ("requeue_disk_reserve_bytes", "Below it no messages are taken in.", counts.disk_reserve_bytes),
-            ("requeue_disk_full", "1 while no messages are taken in for that.", int(counts.disk_full)),
-        )
         )
         for name, text, total in self._totals:
             yield CounterMetricFamily(name, text, value=total)
+        for name, text, value in self._disk:
+            yield GaugeMetricFamily(name, text, value=value)
         refused = CounterMetricFamily(
             "requeue_refused_total", "Messages refused at intake.", labels=("code",)
         )
@@ -161,8 +179,6 @@ class _Copy(Collector):
         yield set_aside
         for name, text, histogram in self._histograms:
             yield _histogram_family(name, text, histogram)
-        for name, text, value in self._disk:
-            yield GaugeMetricFamily(name, text, value=value)
         yield from self._queue_counters()
         yield from self._queue_gauges()
 

@@ -53,17 +53,7 @@ class Adopt:
 
     def apply(self, transaction: Transaction) -> None:
         """Write the records and what belongs to them."""
-        for group in self.page.groups:
-            queue = self.registry.adopt(group.queue)
-            if group.priority is not None:
-                transaction.adopt(queue.lane(group.priority), group.records, group.size)
-                continue
-            transaction.adopt_dead(queue, group.records, group.size)
-            if group.queue == INVALID_QUEUE:
-                self.dead_letters.adopt_invalid(transaction, queue, group.records)
-        for entry, key in self.page.ids:
-            transaction.adopt_id(entry, key)
-        self.dead_letters.mark_unpublished(transaction, self.page.unpublished)
+        adopt_page(transaction, self.page, self.registry, self.dead_letters)
         put_mark(transaction.batch, self.uid, self.page.mark)
 
     def durable(self) -> None:
@@ -71,6 +61,23 @@ class Adopt:
         fault_point("merge: page durable")
         if self.page.phase == 2:
             self.dead_letters.adopted(self.page.unpublished)
+
+
+def adopt_page(
+    transaction: Transaction, page: Page, registry: QueueRegistry, dead_letters: DeadLetters
+) -> None:
+    """Write a page's records and what belongs to them."""
+    for group in page.groups:
+        queue = registry.adopt(group.queue)
+        if group.priority is not None:
+            transaction.adopt(queue.lane(group.priority), group.records, group.size)
+            continue
+        transaction.adopt_dead(queue, group.records, group.size)
+        if group.queue == INVALID_QUEUE:
+            dead_letters.adopt_invalid(transaction, queue, group.records)
+    for entry, key in page.ids:
+        transaction.adopt_id(entry, key)
+    dead_letters.mark_unpublished(transaction, page.unpublished)
 
 
 @dataclass(slots=True)

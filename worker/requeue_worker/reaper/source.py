@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from requeue_worker.errors import DataDirLocked
 from requeue_worker.faults import fault_point
@@ -37,7 +37,7 @@ class Source:
         self._pages: Iterator[Page] | None = None
 
     @classmethod
-    def open(cls, path: Path, instance_id: str) -> Source:
+    def open(cls, path: Path, instance_id: str) -> Self:
         """Lock and open an orphan.
 
         Raises DataDirLocked when it is in use, FileNotFoundError when it is gone, and SetAside for what cannot be

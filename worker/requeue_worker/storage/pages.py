@@ -8,7 +8,7 @@ in one batch, so that a directory agrees with its own counters however often it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, NamedTuple
@@ -92,7 +92,7 @@ class Page:
         return sum(len(group.records) for group in self.groups)
 
 
-def pages(engine: Engine, until: Mark | None = None) -> Iterator[Page]:
+def pages(engine: Engine, until: Mark | None = None, page_bytes: int = PAGE_BYTES) -> Iterator[Page]:
     """All pages of a directory; with `until` those up to this mark alone. Blocks on each.
 
     Raises DataDamaged for what cannot be read and DataFormatTooNew for a record that this release does not know. The
@@ -102,16 +102,26 @@ def pages(engine: Engine, until: Mark | None = None) -> Iterator[Page]:
         if until is not None and phase > until.phase:
             return
         end = until.key + b"\x00" if until is not None and phase == until.phase else BEYOND
-        for page in _pages_of(engine, phase, family, end):
+        for page in _pages_of(engine, phase, family, end, page_bytes):
             if phase == 2:
                 page.unpublished = _unpublished(engine, page)
             yield page
 
 
-def _pages_of(engine: Engine, phase: int, family: str, end: bytes) -> Iterator[Page]:
+def _pages_of(engine: Engine, phase: int, family: str, end: bytes, page_bytes: int) -> Iterator[Page]:
+    items = engine.items(family, b"", end)
+    while (page := page_of(phase, items, PAGE_RECORDS, page_bytes)).groups:
+        yield page
+
+
+def page_of(phase: int, items: Iterable[tuple[bytes, bytes]], most: int, most_bytes: int) -> Page:
+    """A page of the next records, `most` of them or about `most_bytes`; without any when there are none left.
+
+    Raises DataDamaged for what is no record, and DataFormatTooNew.
+    """
     page, group, prefix, length = Page(phase), Group("", None), b"", 0
     count = held = 0
-    for item in engine.items(family, b"", end):
+    for item in items:
         key, value = item
         if len(key) != length or not key.startswith(prefix) or not page.groups:
             group = _group_of(key, phase)
@@ -128,11 +138,9 @@ def _pages_of(engine: Engine, phase: int, family: str, end: bytes) -> Iterator[P
                 page.ids.append((ids_prefix(client_id) + id_of(key), key))
         count += 1
         held += len(value)
-        if count >= PAGE_RECORDS or held >= PAGE_BYTES:
-            yield page
-            page, count, held = Page(phase), 0, 0
-    if page.groups:
-        yield page
+        if count >= most or held >= most_bytes:
+            break
+    return page
 
 
 def _group_of(key: bytes, phase: int) -> Group:

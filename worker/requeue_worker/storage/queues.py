@@ -156,6 +156,12 @@ def less(stored: bytes, pending: int, pending_bytes: int, dead: int, dead_bytes:
     return _META.pack(version, lanes, *left, paused_until_ns) + stored[_META.size :]
 
 
+def unpaused(stored: bytes) -> bytes:
+    """What `QueueState.encode` wrote, without a pause."""
+    *fields, _ = _META.unpack_from(stored)
+    return _META.pack(*fields, 0) + stored[_META.size :]
+
+
 def counters_of(stored: bytes) -> tuple[int, int, int]:
     """Pending, dead and `paused_until_ns` of what `QueueState.encode` wrote. Raises ValueError for a newer version."""
     version, _, pending, _, dead, _, paused_until_ns = _META.unpack_from(stored)

@@ -137,6 +137,11 @@ class Engine:
         value: bytes | None = self._families[family].get(key)
         return value
 
+    def present(self, family: str, keys: list[bytes]) -> set[bytes]:
+        """Those of the keys that are there."""
+        found: list[bytes | None] = self._families[family].get(keys)  # type: ignore[arg-type, assignment]
+        return {key for key, value in zip(keys, found, strict=True) if value is not None}
+
     def items(self, family: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Key and value of everything in ``start <= key < end``, in key order. Raises DataDamaged.
 

@@ -200,6 +200,10 @@ class Store:
         """Entries of the `meta` family with this prefix."""
         return await self._read(partial(self._slice, META, prefix, after_prefix(prefix), limit))
 
+    async def present(self, family: str, keys: list[bytes]) -> set[bytes]:
+        """Those of the keys of this family that are there."""
+        return await self._read(partial(self._engine.present, family, keys))
+
     async def get_dead(self, key: bytes) -> bytes | None:
         """A dead letter's value, None when it is gone."""
         return await self._read(partial(self._engine.get, DEAD, key))

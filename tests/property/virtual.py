@@ -5,17 +5,14 @@
         worker.run_for(10 * S)                  # takes microseconds: the loop sleeps by moving its clock
         assert worker.sent[0].at_ns == START_NS + 5 * S
 
-Reads and writes run on the loop's own thread; each takes `disk_ns` of virtual time, so that other things happen
+Reads and writes run on the loop's own thread; each takes virtual time, so that other things happen
 meanwhile. So every run with the same inputs is the same run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import re
-import selectors
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -29,87 +26,15 @@ from requeue_worker.registry import QueueRegistry
 from requeue_worker.settings import Settings
 from requeue_worker.storage import committer
 from requeue_worker.storage.queues import QueueState
-from requeue_worker.storage.rocksdb import Batch
 from requeue_worker.storage.store import Store
+
+from tests.property.virtual_time import InlineStore, VirtualLoop, VirtualTime
 
 MS = 1_000_000
 S = 1_000_000_000
 START_NS = 1_700_000_000 * S
-_IDLE_LIMIT = 200_000
 
 T = TypeVar("T")
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop that moves its clock instead of waiting, and fails when it spins without moving it."""
-
-    def __init__(self) -> None:
-        super().__init__(_Selector(self))
-        self.now_ns = 0
-        self.spins = 0
-
-    def time(self) -> float:
-        return self.now_ns / 1e9
-
-
-class _Selector(selectors.SelectSelector):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            return super().select(None)  # a thread will wake us
-        if timeout > 0:
-            self._loop.now_ns += math.ceil(timeout * 1e9)
-            self._loop.spins = 0
-        self._loop.spins += 1
-        assert self._loop.spins < _IDLE_LIMIT, (
-            "the loop spins: time stands still and something is always ready"
-        )
-        return super().select(0)
-
-
-class _Time:
-    """Stands for the module `time` in what measures waits."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def monotonic_ns(self) -> int:
-        return self._loop.now_ns
-
-    def perf_counter(self) -> float:
-        return self._loop.time()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-
-class InlineStore(Store):
-    """The store, on the loop's own thread. `disk_ns` may be changed at any time; `held` stops all of it."""
-
-    disk_ns = 0
-    held: asyncio.Event | None = None
-    fail_writes: Exception | None = None
-
-    async def _wait(self) -> None:
-        await asyncio.sleep(self.disk_ns / 1e9)
-        while self.held is not None:
-            await self.held.wait()
-
-    async def write(self, batch: Batch) -> None:
-        await self._wait()
-        if self.fail_writes is not None:
-            raise self.fail_writes
-        self._engine.write(batch)
-        await asyncio.sleep(0)
-
-    async def _read(self, function: Callable[[], T]) -> T:
-        await asyncio.sleep(0)
-        result = function()
-        await self._wait()
-        return result
 
 
 class Sent(NamedTuple):
@@ -174,8 +99,7 @@ class FakeBroker:
         self.intake = None
 
     def send(self, chunk: bytes, messages: int) -> None:
-        if self.connected:
-            self._worker.on_sent(chunk, messages)
+        self._worker.on_sent(chunk, messages)
 
     def when_flushed(self, callback: Callable[[], None]) -> None:
         self.waits_for_flush.append(callback)
@@ -222,9 +146,11 @@ class VirtualWorker:
 
     def __init__(self, path: Path, *, defaults: Mapping[str, object] | None = None, **settings: Any) -> None:
         self.loop = VirtualLoop()
-        self.step_ns = 0
+        self.step_ns = self.starts = 0
         self.sent: list[Sent] = []
         self.acked: list[str] = []
+        #: reply subjects of those that were told to be duplicates
+        self.duplicates: list[str] = []
         #: decides what is replied to a replay at once: None for nothing
         self.answer: Callable[[Sent], bytes | None] = lambda _: None
         said = {"data_dir": path, "instance_id": "virtual", "stats_interval": "1h", **settings}
@@ -239,21 +165,31 @@ class VirtualWorker:
         return START_NS + self.loop.now_ns + self.step_ns
 
     def __enter__(self) -> Self:
-        fake_time = _Time(self.loop)
+        fake_time = VirtualTime(self.loop)
         for module in (scheduler, replayer, committer):
             self._patches.setattr(module, "time", fake_time)
         self._patches.setattr(app, "Broker", lambda _, listener: FakeBroker(self, listener))
         self._patches.setattr(app, "Store", _Opener)
         try:
-            self.worker = app.Worker(self.settings, clock=self.clock)
-            self.loop.run_until_complete(self.worker.start())
-            self.store = self.worker._store  # type: ignore[assignment]
-            self.broker = self.worker._broker  # type: ignore[assignment]
-            self.run_for(0)
+            self._start()
         except BaseException:
             self._patches.undo()
             raise
         return self
+
+    def _start(self) -> None:
+        self.worker = app.Worker(self.settings, clock=self.clock)
+        self.loop.run_until_complete(self.worker.start())
+        self.starts += 1
+        self.worker._committer._ids.epoch = self.starts.to_bytes(8, "big")  # the order of ids is no chance
+        self.store = self.worker._store  # type: ignore[assignment]
+        self.broker = self.worker._broker  # type: ignore[assignment]
+        self.run_for(0)
+
+    def restart(self) -> None:
+        """Stop the worker in good order, as far as that is possible, and start it on the same directory."""
+        self.loop.run_until_complete(self.worker.stop())
+        self._start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -335,6 +271,7 @@ class VirtualWorker:
             block = chunk[found.end() : body]
             attempt, queue = _ATTEMPT.search(block), _QUEUE.search(block)
             if found[2] is not None and attempt is not None and queue is not None:
+                assert self.broker.connected, "a replay goes out while disconnected"
                 sent = Sent(
                     self.clock(),
                     found[1].decode(),
@@ -347,6 +284,8 @@ class VirtualWorker:
                 answer = self.answer(sent)
                 if answer is not None:
                     self.loop.call_soon(self._answer, sent, answer)
+            if b"Requeue-Duplicate" in block:
+                self.duplicates.append(found[1].decode())
             position = end + 2
         assert count == messages, "the count handed over with a chunk is that of its operations"
 

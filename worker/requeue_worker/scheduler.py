@@ -129,6 +129,14 @@ class Scheduler:
             self._activate(queue)
         self.request_tick()
 
+    def forget(self, queue: QueueState) -> None:
+        """The queue holds nothing and leaves: nothing wakes up for it."""
+        self._starved.pop(queue, None)
+        self._queue_wakes.forget(queue)
+        for lane in queue.lanes.values():
+            self._lane_wakes.forget(lane)
+            self._wanted.pop(lane, None)
+
     def look_again(self) -> None:
         """Policies, pauses, the clock or the connection changed: consider every queue."""
         for queue in self._registry:
@@ -285,6 +293,10 @@ class Scheduler:
             if lane.expires_ns <= now_ns:
                 self._expire_ready(lane, now_ns)
             until_ns = min(until_ns, lane.expires_ns)
+            # Of every lane, also of those that wait for a higher one: what is not read can't expire.
+            if lane.head_due_ns <= now_ns + READ_LEAD_NS:
+                self._want(lane)
+            self._watch(lane, now_ns)
         if until_ns < NEVER - 1:
             self._queue_wakes.wake(queue, max(until_ns, now_ns + 1))
 

@@ -91,7 +91,7 @@ def test_sleeping_costs_no_tick(path: Path) -> None:
 def test_a_trickle_costs_a_few_ticks_for_each_message(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.answer = settles
-        worker.store.disk_ns = MS
+        worker.store.read_ns = worker.store.write_ns = MS
         for number in range(200):
             worker.publish(b"%d" % number, delay_ns=S + number * 37 * MS)
         worker.run_for(500 * MS)
@@ -420,6 +420,35 @@ def test_waiting_messages_expire_on_time_while_their_queue_is_blocked(path: Path
             worker.run_for(10 * MS)
             assert worker.queue().dead == number
         assert worker.payloads == [b"blocks"]
+
+
+@pytest.mark.parametrize("blocked_by", ["slots", "tokens", "pause"])
+def test_all_that_has_expired_goes_however_long_its_queue_is_blocked(path: Path, blocked_by: str) -> None:
+    """More than the read ahead holds: what has expired in it must make room for what expired behind it."""
+    number = 2 * scheduling.READ_LIMIT
+    limits = {"max_in_flight": 1} if blocked_by == "slots" else {"max_rate": 0.001}
+    with VirtualWorker(path, defaults={"ack_timeout": "1h", **limits}) as worker:
+        worker.publish(b"blocks")
+        worker.run_for(10 * MS)
+        if blocked_by == "pause":
+            worker.queue().paused_until_ns = NEVER
+        for index in range(number):
+            worker.publish(b"%d" % index, ttl_ns=5 * S)
+        worker.run_for(20 * S)
+        assert (worker.queue().dead, worker.payloads) == (number, [b"blocks"])
+
+
+def test_expired_messages_of_every_priority_go_while_a_higher_one_is_blocked(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1, "ack_timeout": "1h"}) as worker:
+        for payload in (b"blocks", b"waits"):
+            worker.publish(payload, headers={"Requeue-Priority": "0"})
+        worker.run_for(10 * MS)
+        for priority in (1, 4, 9):
+            worker.publish(
+                b"expires", headers={"Requeue-Priority": str(priority)}, delay_ns=2 * S, ttl_ns=5 * S
+            )
+        worker.run_for(20 * S)
+        assert (worker.queue().dead, worker.payloads) == (3, [b"blocks"])
 
 
 def test_messages_of_a_lower_priority_expire_behind_a_blocked_higher_one_without_a_busy_loop(

@@ -14,14 +14,14 @@ $(STAMP): pyproject.toml
 	@echo "setting up $(VENV) (once, about a minute) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; this is %s. Set PYTHON=/path/of/python3.11" % sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[worker,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[worker,operator,dev]'
 	@touch $(STAMP)
 	@echo "done: $(VENV)"
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy protocol/requeue_protocol protocol/requeue_client worker/requeue_worker
+	$(BIN)/mypy protocol/requeue_protocol protocol/requeue_client worker/requeue_worker operator/requeue_operator
 	$(BIN)/lint-imports
 
 format: $(STAMP) ## format and fix what can be fixed
@@ -38,8 +38,9 @@ test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
 soak: $(STAMP) ## what takes minutes: a million records, every crash by everyone who can come next
 	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m slow tests
 
-generate: $(STAMP) ## FlatBuffers code from the .fbs files (commit what it writes)
+generate: $(STAMP) ## FlatBuffers code and the CRD (commit what it writes)
 	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs
+	$(BIN)/python -m requeue_operator.crd crds/requeuequeues.requeue.dev.yaml
 
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP) ## feed the readers with noise, FUZZ_SECONDS each (60)

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from ssl import SSLContext, create_default_context
 from typing import Any
@@ -56,12 +56,12 @@ class ControlPlane:
             self.add_user(user, groups)
         self._start("etcd", *self._etcd_flags())
         self._start("kube-apiserver", *self._api_server_flags())
-        self._until("the API server is ready", lambda: self.get("/readyz") is not None)
+        self.until("the API server is ready", lambda: self.get("/readyz") is not None)
         controllers, scheduler = self.kubeconfig(CONTROLLERS), self.kubeconfig(SCHEDULER)
         self._start("kube-controller-manager", f"--kubeconfig={controllers}", *self._controller_flags())
         self._start("kube-scheduler", f"--kubeconfig={scheduler}", "--leader-elect=false", "--secure-port=0")
         account = "/api/v1/namespaces/default/serviceaccounts/default"
-        self._until("the controllers work", lambda: self.get(account) is not None)
+        self.until("the controllers work", lambda: self.get(account) is not None)
 
     def stop(self) -> None:
         """Stop all parts at once; nothing of them is kept."""
@@ -204,7 +204,8 @@ class ControlPlane:
         self._parts.append(part)
         part.start([str(self._binary), name, *flags])
 
-    def _until(self, what: str, condition: Any) -> None:
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Wait for something that nothing signals; a part that ends meanwhile is told."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not condition():
             ended = [part.name for part in self._parts if not part.running]

@@ -1,0 +1,75 @@
+"""What the API server cannot judge about a spec: pure functions, whose sentences end up in the condition Stalled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
+from requeue_protocol.policy import NamedQueuePolicy
+
+from requeue_operator.api import RequeueQueueSpec
+
+
+class InvalidSpec(Exception):
+    """The spec cannot be carried out. `sentences` say where, what is wrong, and what would be right."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        self.sentences = tuple(sentences)
+        super().__init__("; ".join(sentences))
+
+
+class NotBuilt(InvalidSpec):
+    """The spec asks for what this release of the operator cannot do yet."""
+
+
+def read_spec(spec: Mapping[str, Any]) -> RequeueQueueSpec:
+    """The spec as a model, judged as the workers will judge it. Raises InvalidSpec."""
+    try:
+        read = RequeueQueueSpec.model_validate(spec)
+    except ValidationError as error:
+        raise InvalidSpec(_sentences(error)) from None
+    wrong = [
+        sentence for at, queue in enumerate(read.queues) for sentence in _against_defaults(read, at, queue)
+    ]
+    if wrong:
+        raise InvalidSpec(wrong)
+    missing = _not_built(read)
+    if missing:
+        raise NotBuilt(missing)
+    return read
+
+
+def _against_defaults(spec: RequeueQueueSpec, at: int, queue: NamedQueuePolicy) -> list[str]:
+    try:
+        queue.over(spec.defaults)
+    except ValidationError as error:
+        return [
+            f"spec.queues[{at}] ({queue.name}) does not go with spec.defaults: {_text(error.errors()[0]['msg'])}"
+        ]
+    return []
+
+
+def _not_built(spec: RequeueQueueSpec) -> list[str]:
+    wanted = {
+        "spec.shards: this release runs one process in each pod; write 1": spec.shards > 1,
+        "spec.storage.mode: this release has PerPod alone; write that": spec.storage.mode == "Shared",
+        "spec.storage.onDelete: this release cannot drain; write Retain or Delete": spec.storage.on_delete
+        == "Drain",
+    }
+    return [sentence for sentence, is_wanted in wanted.items() if is_wanted]
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    found = []
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        place = "spec"
+        for part in each["loc"]:
+            place += f"[{part}]" if isinstance(part, int) else f".{to_camel(str(part))}"
+        found.append(f"{place}: {_text(each['msg'])}")
+    return found
+
+
+def _text(message: str) -> str:
+    return message.removeprefix("Value error, ")

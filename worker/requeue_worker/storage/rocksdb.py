@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataDirUnreadable
+from requeue_worker.storage.wal import damaged_at
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
@@ -40,6 +41,9 @@ SOURCE_BUFFER_BYTES = 8 * _MIB
 SMALL_DISK_SHARE = (
     32  # below 1 GiB a write buffer is this part of the disk; the logs, three times that, bound a start
 )
+
+
+WHAT_TO_DO = "; `requeue-worker salvage` copies what can be read into another directory, and says what can't"
 
 
 class Batch:
@@ -87,16 +91,23 @@ class Batch:
 class Engine:
     """An open database. All methods but `batch` may block on the disk: call them from a storage thread."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, source: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, source: bool = False, salvage: bool = False
+    ) -> None:
         """Open or create the database at `path`; `read_only` neither creates, nor writes, nor takes the lock.
 
         `source` is for one that is emptied into another: it takes little memory, creates nothing and compacts nothing.
+        `salvage` opens what `run` would not: what is damaged in a log is left out, and said nowhere.
 
         Raises DataDirLocked when another process has it open, DataDirUnreadable for anything else.
         """
+        if not salvage:
+            _check_logs(path)
         cache = Cache(SCAN_CACHE_BYTES if read_only or source else BLOCK_CACHE_BYTES)
         buffer = _buffer_bytes(path)
         options = _db_options(buffer)
+        if salvage:
+            options.set_wal_recovery_mode(DBRecoveryMode.skip_any_corrupted_record())
         if source:
             options.create_if_missing(False)
             options.set_db_write_buffer_size(SOURCE_BUFFER_BYTES)
@@ -112,7 +123,8 @@ class Engine:
             text = str(error)
             if "lock hold" in text or "While lock file" in text:
                 raise DataDirLocked(f"{path} is open in another process") from error
-            raise DataDirUnreadable(f"{path} can't be opened: {text}") from error
+            hint = WHAT_TO_DO if "Corruption" in text or "No such file" in text else ""
+            raise DataDirUnreadable(f"{path} can't be opened: {text}{hint}") from error
         self.handles: dict[str, ColumnFamily] = {
             name: self._db.get_column_family_handle(name) for name in FAMILIES
         }
@@ -194,11 +206,6 @@ class Engine:
         if end.valid():
             raise DataDamaged(f"{family} can't be read in one piece: a scan ended before {beyond.hex()}")
 
-    def checkpoint(self, path: Path) -> None:
-        """Make a copy as of now at `path`, which must not exist: hard links where the file system is the same."""
-        # Memory goes to disk first: that is the long part, and rocksdict holds the GIL all through a checkpoint.
-        for family in self._families.values():
-            family.flush()
     def reclaim(self, ranges: Iterable[tuple[str, bytes, bytes]]) -> None:
         """Flush what is in memory, so that logs go, and rewrite these ranges without what was removed from them."""
         for each in self._families.values():
@@ -206,6 +213,11 @@ class Engine:
         for family, start, end in ranges:
             self._families[family].compact_range(start, end)
 
+    def checkpoint(self, path: Path) -> None:
+        """Make a copy as of now at `path`, which must not exist: hard links where the file system is the same."""
+        # Memory goes to disk first: that is the long part, and rocksdict holds the GIL all through a checkpoint.
+        for family in self._families.values():
+            family.flush()
         Checkpoint(self._db).create_checkpoint(str(path))
 
     def close(self) -> None:
@@ -229,6 +241,17 @@ def _buffer_bytes(path: Path) -> int:
     except OSError:
         return WRITE_BUFFER_BYTES
     return min(max(disk.f_blocks * disk.f_frsize // SMALL_DISK_SHARE, _MIB), WRITE_BUFFER_BYTES)
+
+
+def _check_logs(path: Path) -> None:
+    """RocksDB would take some damage for a torn tail: see `wal`."""
+    for log_file in path.glob("*.log"):
+        try:
+            place = damaged_at(log_file)
+        except OSError:
+            continue  # gone meanwhile, or RocksDB says the same
+        if place is not None:
+            raise DataDirUnreadable(f"{log_file} is damaged at byte {place}, before its end{WHAT_TO_DO}")
 
 
 def _db_options(buffer_bytes: int) -> Options:

@@ -83,7 +83,7 @@ class Rekey:
         if new_key == old_key:
             return
         transaction.rewrite(lane, old_key, new_key, delivery.value, delivery.client_id)
-        lane.unsettled[new_key] = delivery
+        lane.hold(new_key, delivery)
         delivery.key = new_key
 
     def durable(self) -> None:

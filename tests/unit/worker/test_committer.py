@@ -145,7 +145,10 @@ def test_waiting_messages_and_bytes_are_counted_until_they_are_durable(rig: Rig)
     assert (rig.queue().pending, rig.queue().bytes) == (2, 150)
 
 
-def test_settlements_alone_wait_for_company_and_go_by_themselves_in_the_end(rig: Rig) -> None:
+def test_settlements_alone_wait_for_company_and_go_by_themselves_in_the_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "SETTLE_WAIT_S", 0.005)  # the rig's own waits for ever
     deliveries = delivered(rig, b"a", b"b", b"c")
     writes = rig.store.writes
     for delivery in deliveries:

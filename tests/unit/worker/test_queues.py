@@ -39,8 +39,14 @@ def deliver(lane: Lane, key: bytes) -> Delivery:
 def test_an_empty_lane_waits_for_nothing() -> None:
     lane = queue_of().lane()
     assert lane.head_due_ns == NEVER
-    assert lane.cursor == lane.checkpoint == lane.prefix
-    assert lane.lowest_unsettled() == lane.prefix
+    assert lane.cursor == lane.checkpoint == lane.lowest_unsettled()
+    assert key_at(lane, MAX_TIME_NS) < lane.cursor < lane.end
+
+
+def test_a_read_of_a_new_lane_begins_at_its_first_record() -> None:
+    lane = queue_of().lane()
+    assert lane.note_durable_insert(key_at(lane, 500))
+    assert lane.cursor == key_at(lane, 500)
 
 
 def test_an_insert_below_the_cursor_takes_it_back_and_says_that_the_lane_is_due_earlier() -> None:
@@ -175,3 +181,17 @@ def test_lanes_stand_in_priority_order_whatever_came_first() -> None:
         queue.lane(priority)
     assert list(queue.lanes) == [0, 4, 5, 9]
     assert queue.lane(9) is queue.lanes[9]
+
+
+def test_a_delivery_that_gets_a_key_back_is_not_read_again() -> None:
+    """It had that key, lost it while a read was under way, and was re-keyed to it before the read came back."""
+    lane = queue_of().lane()
+    key = key_at(lane, 5)
+    delivery = deliver(lane, key)
+    lane.reading = True
+    lane.release(key)
+    lane.hold(key, delivery)
+    lane.note_durable_insert(key)
+    assert lane.note_read([record_at(lane, 5)], None, False) == []
+    assert lane.unsettled == {key: delivery}
+    assert lane.note_read([record_at(lane, 5)], None, False) == []

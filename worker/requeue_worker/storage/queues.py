@@ -31,6 +31,7 @@ NEVER: Final = 2**63  #: a due time that no wake-up waits for
 INVALID_QUEUE: Final = "$invalid"  #: holds refused messages as dead letters; no client can name it
 
 _META_VERSION = 1
+_TOP: Final = b"\xff" * SUFFIX_LEN  #: beyond every key of a lane
 # version, lanes | pending, pending_bytes, dead, dead_bytes, paused_until_ns
 _META = struct.Struct(">BBQQQQQ")
 _META_LANE_LEN = 1 + SUFFIX_LEN
@@ -61,8 +62,9 @@ class Lane:
         self.priority = priority
         self.prefix = lane_prefix(queue.name, priority)
         self.end = after_prefix(self.prefix)
-        #: durable: everything in this lane below it is settled
-        self.checkpoint = self.prefix if checkpoint is None else self.prefix + checkpoint
+        #: durable: everything in this lane below it is settled. A new lane is empty: its first record moves it down,
+        #: and no read walks over what an earlier lane of this name has left
+        self.checkpoint = self.prefix + (_TOP if checkpoint is None else checkpoint)
         #: the next read starts here
         self.cursor = self.checkpoint
         #: time of the first record at or beyond the cursor, or earlier: 0 not known yet, NEVER none
@@ -76,7 +78,7 @@ class Lane:
         #: smallest key that became durable while a read was under way
         self.arrived: bytes | None = None
         #: keys whose removal became durable while a read was under way: that read may still return them
-        self.released: list[bytes] = []
+        self.released: set[bytes] = set()
         self.reading = False
         #: no deadline in `ready` is earlier
         self.expires_ns = NEVER
@@ -84,9 +86,14 @@ class Lane:
     def release(self, key: bytes) -> None:
         """The removal of `key` is durable."""
         if self.reading:
-            self.released.append(key)
+            self.released.add(key)
         else:
             self.unsettled.pop(key, None)
+
+    def hold(self, key: bytes, delivery: Delivery) -> None:
+        """What is in flight has this key from now on, also when it had it once and a read may still return that."""
+        self.unsettled[key] = delivery
+        self.released.discard(key)
 
     def note_durable_insert(self, key: bytes) -> bool:
         """A record at `key` (the smallest of its batch) is on disk now: move the cursor back where needed.

@@ -195,7 +195,7 @@ class Transaction:
         for delivery in self._settled:
             lane = delivery.lane
             if lane.reading:
-                lane.released.append(delivery.key)
+                lane.released.add(delivery.key)
             else:
                 lane.unsettled.pop(delivery.key, None)
         for lane, key in self._released:

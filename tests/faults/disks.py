@@ -6,8 +6,10 @@ Both need the right to mount (root, or a container with CAP_SYS_ADMIN); elsewher
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import pytest
 
 MIB = 1 << 20
 KINDS = ("tmpfs", "ext4")
+_EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32); 1: with a flush of the log before
 
 
 class Disk:
@@ -24,6 +27,7 @@ class Disk:
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path = path
+        self.image = path.with_name(path.name + ".img")
         self.kind = kind
         self._filler = path / "filler"
 
@@ -34,13 +38,12 @@ class Disk:
 
     def fill(self, leave_bytes: int = 0) -> None:
         """What another process does: take all that is free, but for so much."""
-        with self._filler.open("ab") as filler:
-            with contextlib.suppress(OSError):
-                while (room := self.free_bytes - leave_bytes) > 0:
-                    written = os.write(filler.fileno(), b"x" * min(room, MIB))
-                    os.fsync(filler.fileno())
-                    if not written:
-                        return
+        with self._filler.open("ab") as filler, contextlib.suppress(OSError):
+            while (room := self.free_bytes - leave_bytes) > 0:
+                written = os.write(filler.fileno(), b"x" * min(room, MIB))
+                os.fsync(filler.fileno())
+                if not written:
+                    return
 
     def make_room(self) -> None:
         """The other process takes its file away."""
@@ -49,6 +52,25 @@ class Disk:
     def remount(self, how: str) -> None:
         """`ro` or `rw`."""
         _run("mount", "-o", f"remount,{how}", str(self.path))
+
+    def unmount(self) -> None:
+        """Take it away from under whoever uses it."""
+        _run("umount", "-l", str(self.path))
+
+    def shut_down(self) -> None:
+        """As ext4 does by itself after an I/O error that it can't go on after: nothing is written any more."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", 1))
+        except OSError as error:
+            pytest.skip(f"this kernel's ext4 can't be shut down: {error}")
+        finally:
+            os.close(descriptor)
+
+    def mount_again(self) -> None:
+        """What an operator does after that."""
+        _run("umount", str(self.path))
+        _run("mount", "-o", "loop", str(self.image), str(self.path))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ What each test ends with stands in `scene.Scene`.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import urllib.error
 import urllib.request
@@ -133,7 +134,11 @@ async def test_a_connection_that_is_slow_both_ways(
     assert proxy.connections == 1
 
 
-@pytest.mark.parametrize("direction", [TO_SERVER, TO_WORKER], ids=["to the server", "to the worker"])
+@pytest.mark.parametrize(
+    "direction",
+    [TO_SERVER, pytest.param(TO_WORKER, marks=pytest.mark.slow)],
+    ids=["to the server", "to the worker"],
+)
 async def test_a_connection_that_stalls_and_goes_on(
     proxy: Proxy, worker_factory: WorkerFactory, nc: Client, tmp_path: Path, direction: int
 ) -> None:
@@ -201,6 +206,21 @@ async def test_a_worker_stops_in_time_while_its_connection_is_half_open(
             assert await asyncio.to_thread(worker.stop) == 0
             proxy.come_back()
             await started(worker)
+        await scene.flows()
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_stopped_for_longer_than_the_ack_timeout_blames_no_handler(
+    nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    """As a machine that is suspended: the replies wait in its socket, and every timer has run out."""
+    worker = await asyncio.to_thread(worker_factory, nats_server, *arguments(tmp_path))
+    async with Scene(worker, nc) as scene:
+        for _ in range(3):
+            await scene.flows()
+            os.kill(worker.pid, signal.SIGSTOP)
+            await asyncio.sleep(4)
+            os.kill(worker.pid, signal.SIGCONT)
         await scene.flows()
 
 

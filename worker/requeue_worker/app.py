@@ -35,6 +35,7 @@ from requeue_worker.reaper.reaper import Reaper, ReaperStatus
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
 from requeue_worker.reporter import Reporter
+from requeue_worker.retirement import Retirement
 from requeue_worker.scheduler import Scheduler
 from requeue_worker.settings import Settings, policy_for
 from requeue_worker.storage.committer import Committer
@@ -91,7 +92,11 @@ class Worker:
         self._stopping: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
         self._registry = QueueRegistry(
-            lambda queue: policy_for(settings, queue), settings.subject, settings.max_queues, self.counts
+            lambda queue: policy_for(settings, queue),
+            settings.subject,
+            settings.max_queues,
+            self.counts,
+            _names(settings),
         )
         self._supervisor = Supervisor(self._fatal)
 
@@ -124,6 +129,7 @@ class Worker:
         self._supervisor.start("stats", self._reporter.report_forever())
         self._supervisor.start("dead letter publisher", self._dead_letters.publish_forever())
         self._supervisor.start("dead letter retention", self._dead_letters.retain_forever())
+        self._supervisor.start("retirement", self._retirement.retire_forever())
         if settings.reaper.enabled:
             self._supervisor.start("reaper", self._reaper.reap_forever())
 
@@ -192,6 +198,13 @@ class Worker:
             accept=self._ingest.on_fresh,
             duplicate=self._ingest.on_duplicates,
             failed=self._ingest.on_look_up_failed,
+        )
+        self._retirement = Retirement(
+            self._registry,
+            committer,
+            self._clock,
+            held=self._dedupe.holds,
+            forget=self._scheduler.forget,
         )
         self._admin = Admin(
             self._store,
@@ -299,7 +312,7 @@ class Worker:
 
     def use(self, settings: Settings) -> None:
         """Take new queue policies into use (`defaults` and `queues`); the rest needs a restart."""
-        self._registry.use_policies(lambda queue: policy_for(settings, queue))
+        self._registry.use_policies(lambda queue: policy_for(settings, queue), _names(settings))
         self._dead_letters.forget_retention()
         self._scheduler.look_again()
 
@@ -399,5 +412,9 @@ class Worker:
 
     def _is_pending(self, queue: str, priority: int, key: bytes) -> bool:
         """Whether a message found by its client id is pending and not in flight."""
-        lane = self._registry.get(queue).lane(priority)
-        return not isinstance(lane.unsettled.get(key), Delivery)
+        known = self._registry.by_name.get(queue)
+        return known is not None and not isinstance(known.lane(priority).unsettled.get(key), Delivery)
+
+
+def _names(settings: Settings) -> list[str]:
+    return [queue.name for queue in settings.queues]

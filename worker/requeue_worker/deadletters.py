@@ -264,6 +264,8 @@ class DeadLetters:
         retention_ns = queue.policy.dead_letter_retention_ns
         while self._retention_due_ns.get(queue.name, 0) <= self._clock():
             expired = await self._store.dead_before(queue.name, max(self._clock() - retention_ns, 0), _PAGE)
+            if self._registry.by_name.get(queue.name) is not queue:
+                return
             if expired:
                 letters = [(key, decode(value).size) for key, value in expired]
                 await self._committer.commit(_RemoveDead(queue, letters))

@@ -158,8 +158,7 @@ class Ingest:
         )
         headers_len = len(headers)
         size = headers_len + len(payload)
-        queue = self._registry.by_name.get(name) or self._registry.get(name)
-        queue.rules.check(subject)
+        queue = self._registry.named(name, subject)
         if delay_ns > _FAR_NS:
             self._check_far(delay_ns)
         extras, client_id, priority, at_ns = b"", None, DEFAULT_PRIORITY, None
@@ -192,8 +191,7 @@ class Ingest:
         """A plain message: the queue's policy stands in for what the headers don't say."""
         subject = policy.subject or b""
         size = len(headers) + len(payload)
-        queue = self._registry.get(policy.queue or "default")
-        queue.rules.check(subject)
+        queue = self._registry.named(policy.queue or "default", subject)
         extras = _extras(policy).encode()
         flags = PLAIN if policy.msg_id is None else PLAIN | HAS_CLIENT_ID
         head = HEAD_STATIC.pack(

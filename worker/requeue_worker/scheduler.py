@@ -137,6 +137,14 @@ class Scheduler:
             self._lane_wakes.forget(lane)
             self._wanted.pop(lane, None)
 
+    def forget(self, queue: QueueState) -> None:
+        """The queue holds nothing and leaves: nothing wakes up for it."""
+        self._starved.pop(queue, None)
+        self._queue_wakes.forget(queue)
+        for lane in queue.lanes.values():
+            self._lane_wakes.forget(lane)
+            self._wanted.pop(lane, None)
+
     def look_again(self) -> None:
         """Policies, pauses, the clock or the connection changed: consider every queue."""
         for queue in self._registry:

@@ -34,6 +34,10 @@ class WakeUps(Generic[T]):
             self._heap = [(at_ns, next(self._order), owner) for owner, at_ns in self._at_ns.items()]
             heapq.heapify(self._heap)
 
+    def forget(self, owner: T) -> None:
+        """Nobody has to look at this owner any more."""
+        self._at_ns.pop(owner, None)
+
     def due(self, now_ns: int) -> Iterator[T]:
         """Owners whose time has come, each once; they have no wake-up any more."""
         heap = self._heap

@@ -205,8 +205,7 @@ class DeadLetters:
         What is for later goes back to `_to_publish`. Returns those that the server denies; they keep their marks. Raises
         OSError or a NATS error when the server may not have them.
         """
-        connection = self._broker.connection
-        denials: dict[bytes, int] = {}
+        connection, mark = self._broker.connection, self._broker.denied_publishes
         sent: dict[bytes, bytes] = {}
         held = 0
         for number, key in enumerate(keys):
@@ -226,20 +225,15 @@ class DeadLetters:
                 log.error("dead letter too large to publish", extra={"bytes": size, "max_payload": limit})
                 continue
             sent[key] = subject = queue.policy.dead_letter_subject.encode()
-            denials.setdefault(subject, self._denials(subject))
             self._broker.send(hpub(subject, block, record.payload), 1)
             held += size
         await self._broker.flush()
         if not self._broker.connected or self._broker.connection != connection:
             raise ConnectionError("the connection was lost meanwhile")
-        refused = {subject for subject, before in denials.items() if self._denials(subject) != before}
+        refused = {subject for subject in set(sent.values()) if self._broker.denied_since(subject, mark)}
         denied = [key for key in keys if sent.get(key) in refused]
         self._committer.submit(_Unmark([key for key in keys if sent.get(key) not in refused]))
         return denied
-
-    def _denials(self, subject: bytes) -> int:
-        denials = self._broker.denied(subject)
-        return 0 if denials is None else denials.count
 
     # -- retention -------------------------------------------------------------------------------------------
 

@@ -82,3 +82,25 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen._publishes) == len(seen._first_tokens) == 10
     assert len(seen._logged_ns) <= 10
     assert seen.publish(b"t99.x") is not None
+
+
+def test_many_denials_of_others_say_nothing_of_a_subject_that_was_denied_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of acks: each has a subject of its own. Else every page of dead letters would be published again."""
+    monkeypatch.setattr(permissions, "MAX_ENTRIES", 10)
+    denied = Permissions()
+    denied.note(publish("dead.letters"))
+    mark = denied.denied
+    for number in range(10):
+        denied.note(publish(f"_INBOX.{number}"))
+    assert denied.publish(b"dead.letters") is None, "forgotten: there are too many"
+    assert not denied.denied_since(b"dead.letters", mark)
+    assert denied.denied_since(b"_INBOX.9", mark)
+
+    mark = denied.denied
+    denied.note(publish("dead.letters"))
+    assert denied.denied_since(b"dead.letters", mark)
+    for number in range(10):
+        denied.note(publish(f"_INBOX.{number}"))
+    assert denied.denied_since(b"dead.letters", mark), "forgotten since then: who can't know says denied"

@@ -202,6 +202,15 @@ class Broker:
         return self._permissions.publish(subject)
 
     @property
+    def denied_publishes(self) -> int:
+        """Publishes denied so far: a mark for `denied_since`."""
+        return self._permissions.denied
+
+    def denied_since(self, subject: bytes, mark: int) -> bool:
+        """Whether the server denied a publish to this subject since then."""
+        return self._permissions.denied_since(subject, mark)
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes queued that the socket has not taken."""
         return self._client.unsent_bytes

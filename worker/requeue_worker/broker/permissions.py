@@ -43,11 +43,12 @@ def read_violation(error: str) -> Violation | None:
 
 @dataclass(slots=True)
 class Denials:
-    """Those of one subject, or of one first token. Times are monotonic ns."""
+    """Those of one subject, or of one first token. Times are monotonic ns. `serial`: of the latest, among all publishes."""
 
     count: int = 0
     text: str = ""
     last_ns: int = 0
+    serial: int = 0
 
 
 class Permissions:
@@ -59,16 +60,21 @@ class Permissions:
         self._publishes: dict[str, Denials] = {}
         self._first_tokens: dict[str, Denials] = {}
         self._logged_ns: dict[tuple[bool, str], int] = {}
+        #: publishes denied so far: a mark for `denied_since`
+        self.denied = 0
+        self._forgotten_serial = 0
 
     def note(self, violation: Violation) -> bool:
         """Remember it. True when it is to be logged: one like it was not within the last minute."""
         now_ns = self._clock()
         first_token = violation.subject.partition(".")[0]
         if violation.is_subscription:
-            _add(self._subscriptions, violation.subject, violation.text, now_ns)
+            _add(self._subscriptions, violation.subject, violation.text, now_ns, 0)
         else:
-            _add(self._publishes, violation.subject, violation.text, now_ns)
-            _add(self._first_tokens, first_token, violation.text, now_ns)
+            self.denied += 1
+            gone = _add(self._publishes, violation.subject, violation.text, now_ns, self.denied)
+            self._forgotten_serial = max(self._forgotten_serial, 0 if gone is None else gone.serial)
+            _add(self._first_tokens, first_token, violation.text, now_ns, self.denied)
         like = (violation.is_subscription, first_token)
         if now_ns - self._logged_ns.get(like, -LOGGED_EVERY_NS) < LOGGED_EVERY_NS:
             return False
@@ -97,6 +103,11 @@ class Permissions:
             return None
         return self._publishes.get(subject.decode(errors="replace").lower())
 
+    def denied_since(self, subject: bytes, mark: int) -> bool:
+        """Whether publishing to this very subject was denied after `denied` was `mark`; also when that is not known."""
+        denials = self.publish(subject)
+        return (self._forgotten_serial if denials is None else denials.serial) > mark
+
     def lately(self) -> str | None:
         """The latest denied publish, if it is not long past."""
         latest = max(self._first_tokens.values(), key=lambda denials: denials.last_ns, default=None)
@@ -105,12 +116,15 @@ class Permissions:
         return latest.text
 
 
-def _add(entries: dict[str, Denials], key: str, text: str, now_ns: int) -> None:
-    """Count one; the oldest entry goes when there are too many."""
-    denials = entries.get(key)
+def _add(entries: dict[str, Denials], key: str, text: str, now_ns: int, serial: int) -> Denials | None:
+    """Count one. When there are too many, the entry whose latest is the longest ago goes, and is returned."""
+    gone = None
+    denials = entries.pop(key, None)
     if denials is None:
         if len(entries) >= MAX_ENTRIES:
-            del entries[next(iter(entries))]
-        denials = entries[key] = Denials()
+            gone = entries.pop(next(iter(entries)))
+        denials = Denials()
+    entries[key] = denials
     denials.count += 1
-    denials.text, denials.last_ns = text, now_ns
+    denials.text, denials.last_ns, denials.serial = text, now_ns, serial
+    return gone

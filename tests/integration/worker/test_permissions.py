@@ -18,6 +18,8 @@ from requeue_client.requests import Reply
 from requeue_protocol.stats import read_stats
 from requeue_protocol.subjects import STATS
 from requeue_worker import deadletters
+from requeue_worker.drain.drain import Drain, Options
+from requeue_worker.drain.volume import ensure_identity
 from requeue_worker.settings import Settings
 
 from tests.integration.worker.secured import reload
@@ -33,9 +35,10 @@ from tests.integration.worker.support import (
     headers_of,
 )
 from tests.servers import NatsServer, NatsServerFactory, settle, until
+from tests.zombies import Zombie
 
 DOC = Path(__file__).parents[3] / "docs/operations.md"
-ROLES = ("worker", "client", "handler", "admin")
+ROLES = ("worker", "client", "handler", "admin", "drain")
 
 
 def documented() -> str:
@@ -45,7 +48,7 @@ def documented() -> str:
 
 
 CONFIG = documented()
-WORKER = CONFIG[CONFIG.index("user: worker") : CONFIG.index("user: client")]
+WORKER = CONFIG[CONFIG.index("user: worker") : CONFIG.index("user: drain")]
 
 
 def lines_of_worker(kind: str) -> list[str]:
@@ -150,6 +153,7 @@ async def test_the_documented_permissions_are_enough_for_everything(
     cast: Callable[[NatsServer], Awaitable[Cast]],
     begin: Start,
     caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     server = nats_server_factory(config=CONFIG)
     roles, worker = await cast(server), await begin(server)
@@ -161,6 +165,7 @@ async def test_the_documented_permissions_are_enough_for_everything(
     await settlement(roles, worker)
     await both_ways(roles)
     await administration(roles)
+    await handover(server, worker, tmp_path / "volume")
     assert headers_of(await dead.next())["Requeue-Dead-Reason"] == "terminated"
     assert read_stats((await stats.next()).data).instance_id == "tested"
 
@@ -221,12 +226,23 @@ async def administration(roles: Cast) -> None:
     assert (await admin.cancel("later")).changed == 1
 
 
+async def handover(server: NatsServer, worker: LiveWorker, volume: Path) -> None:
+    """A drain in its own role."""
+    Zombie(volume, "gone").fill(1500, 10, queue="paused", paused_until_ns=2 * 10**18)
+    ensure_identity(volume)
+    login = {"servers": [server.url], "user": "drain", "password": "drain-secret"}
+    proof = await Drain(Settings(data_dir=volume, nats=login), Options(timeout_s=WAIT_S)).run()
+    assert (proof.handed_over, proof.remaining, proof.target) == (1510, 0, "tested")
+    assert worker.queue("paused").pending == 1500
+
+
 # -- and each one needed -------------------------------------------------------------------------------------
 
 SUBSCRIPTIONS = {
     "requeue.> requeue-workers": (False, 'Subscription to "requeue.>" using queue "requeue-workers"'),
     "_INBOX.>": (False, 'Subscription to "_INBOX.'),
     "_requeue.admin.>": (True, 'Subscription to "_requeue.admin.'),
+    "_requeue.handover.default.>": (True, 'Subscription to "_requeue.handover.default.'),
 }
 PUBLISHES = {
     "orders.>": 'Publish to "orders.new"',

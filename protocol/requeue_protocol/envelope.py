@@ -55,7 +55,7 @@ class _Shape(NamedTuple):
     slots: tuple[int, ...]
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """A shape at its place in the buffer: `*_from` are the positions of the offset fields, 0 when absent."""
 
     unpack: Callable[[bytes, int], tuple[int, ...]]
@@ -65,6 +65,7 @@ class _Layout(NamedTuple):
     queue_from: int
     subject_from: int
     payload_from: int
+    delay_at: int  #: 0 when absent
 
 
 _CODES = "QQQbIII"  # retries, ttl, delay, backoff_strategy, queue_name, original_subject, original_payload
@@ -75,7 +76,7 @@ _WIRE_BACKOFFS = {kind.value: kind for kind in (Backoff.UNDEFINED, Backoff.EXPON
 _CACHED = 512
 
 _shapes: dict[bytes, _Shape] = {}
-_layouts: dict[bytes, _Layout] = {}
+_layouts: dict[bytes, Layout] = {}
 _queues: dict[bytes, str] = {}
 
 
@@ -89,7 +90,7 @@ def read_envelope(data: bytes) -> Envelope:
         raise MalformedMessage(f"{size} bytes are too few for an envelope; send a FlatBuffers RequeueMessage")
     try:
         layout = _layouts.get(data[: data[0] + 4]) or _layout_of(data)
-        unpack, pick, root, end, queue_from, subject_from, payload_from = layout
+        unpack, pick, root, end, queue_from, subject_from, payload_from, _ = layout
         if end > size:
             root_table(data)  # raises: the first bytes are known, but the table is cut off
         retries, ttl_ns, delay_ns, strategy, queue_off, subject_off, payload_off = pick(
@@ -127,20 +128,32 @@ def read_envelope(data: bytes) -> Envelope:
     return _new_tuple(Envelope, fields)  # half the time of Envelope(...)
 
 
+def known_layout(data: bytes) -> Layout | None:
+    """The layout of data that `read_envelope` has read, if its first bytes alone tell it."""
+    return _layouts.get(data[: data[0] + 4])
+
+
 def _cut(what: str, size: int) -> MalformedMessage:
     return MalformedMessage(f"{what} reaches beyond the {size} bytes of the envelope; send the whole buffer")
 
 
-def _layout_of(data: bytes) -> _Layout:
+def _layout_of(data: bytes) -> Layout:
     """Check root, vtable and table of an envelope whose first bytes are not known yet, and remember them."""
     table = root_table(data)
     shape = _shapes.get(table.vtable) or _shape_of(table.vtable, table.slots(_WIDTHS))
     slots, root = shape.slots, table.at
-    queue_from, subject_from, payload_from = (root + slot if slot else 0 for slot in slots[4:])
+    delay_at, _, queue_from, subject_from, payload_from = (root + slot if slot else 0 for slot in slots[2:])
     if not subject_from:
         raise MalformedMessage("original_subject is absent; name the subject that the message belongs to")
-    layout = _Layout(
-        shape.unpack, shape.pick, root, root + table.size, queue_from, subject_from, payload_from
+    layout = Layout(
+        shape.unpack,
+        shape.pick,
+        root,
+        root + table.size,
+        queue_from,
+        subject_from,
+        payload_from,
+        delay_at,
     )
     # Only where the whole vtable lies inside the prefix do equal prefixes mean equal layouts.
     if root < 256 and table.vtable_at + len(table.vtable) <= root + 4:

@@ -15,6 +15,7 @@ from requeue_protocol.errors import MalformedMessage
 MAX_TEXT_BYTES = 1024
 
 U32 = Struct("<I").unpack_from
+U64 = Struct("<Q").unpack_from
 I64 = Struct("<q").unpack_from
 _I32 = Struct("<i").unpack_from
 _U16_PAIR = Struct("<HH").unpack_from

@@ -23,10 +23,11 @@ from requeue_protocol.errors import (
     QueueFull,
     RefusedError,
 )
-from requeue_protocol.headers import NO_POLICY, IntakePolicy, read_intake_headers
+from requeue_protocol.headers import IntakePolicy, read_intake_headers
 from requeue_protocol.replies import ack, refusal
 from requeue_worker.broker.parser import Raw
 from requeue_worker.counts import Counts
+from requeue_worker.envelopes import Envelopes, heading_of
 from requeue_worker.record import (
     HAS_CLIENT_ID,
     HEAD_STATIC,
@@ -77,6 +78,7 @@ class Ingest:
         self._keep_invalid = keep_invalid
         self._dedupe = dedupe
         self._buffer_bytes = buffer_bytes
+        self._envelopes = Envelopes()
         #: bytes of messages with a client id that is being looked up, or whose first copy is on its way to disk
         self._looked_up_bytes = 0
         #: set while messages are refused for a reason that holds for all of them
@@ -91,20 +93,18 @@ class Ingest:
         accepted_bytes = 0
         room = self._buffer_bytes - self._committer.waiting_bytes - self._looked_up_bytes
         limit = self._max_payload() - REPLAY_HEADROOM_BYTES
+        closed, bare, full = self.closed, self._from_envelope, self._with_headers
         for raw in batch:
             _subject, reply, headers, payload = raw
             try:
-                if self.closed is not None:
-                    raise self.closed.with_traceback(None)
+                if closed is not None:
+                    raise closed.with_traceback(None)
                 size = len(payload) if headers is None else len(headers) + len(payload)
                 if size > limit:
                     raise _too_large(size, limit)
                 if accepted_bytes + size > room:
                     raise Busy(_BUFFER_FULL)
-                if headers is None:
-                    message = self._from_envelope(reply, payload, b"", NO_POLICY)
-                else:
-                    message = self._with_headers(reply, headers, payload)
+                message = bare(reply, payload) if headers is None else full(reply, headers, payload)
                 if message.client_id is None:
                     _take_room(message.lane.queue, size)
             except RefusedError as error:
@@ -145,53 +145,38 @@ class Ingest:
 
     def _with_headers(self, reply: bytes, headers: bytes, payload: bytes) -> NewMessage:
         policy = read_intake_headers(headers)
-        if policy.subject is None:
-            return self._from_envelope(reply, payload, headers, policy)
-        return self._from_plain(reply, payload, headers, policy)
+        if policy.subject is not None:
+            return self._from_plain(reply, payload, headers, policy)
+        extras, client_id = _extras(policy).encode(), policy.msg_id
+        envelope = read_envelope(payload)
+        heading = heading_of(envelope, len(headers), extras, client_id, policy.backoff)
+        head, delay_ns, ttl_ns, name, subject = heading
+        queue = self._registry.get(name)
+        queue.rules.check(subject)
+        self._check_far(delay_ns)
+        lane = queue.lane(DEFAULT_PRIORITY if policy.priority is None else policy.priority)
+        size, tail = len(headers) + len(payload), extras + headers + payload
+        return NewMessage(lane, delay_ns, policy.at_ns, ttl_ns, head, tail, size, client_id, reply, True)
 
-    def _from_envelope(
-        self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy
-    ) -> NewMessage:
-        """An envelope's own retries, ttl and delay always count; headers say what it can't."""
-        retries, ttl_ns, delay_ns, backoff, name, subject, subject_at, payload_at, payload_len = (
-            read_envelope(payload)
-        )
-        headers_len = len(headers)
-        size = headers_len + len(payload)
-        queue = self._registry.named(name, subject)
+    def _from_envelope(self, reply: bytes, payload: bytes) -> NewMessage:
+        head, delay_ns, ttl_ns, name, subject = self._envelopes.read(payload)
+        queue = self._registry.by_name.get(name) or self._registry.get(name)
+        queue.rules.check(subject)
         if delay_ns > _FAR_NS:
             self._check_far(delay_ns)
-        extras, client_id, priority, at_ns = b"", None, DEFAULT_PRIORITY, None
-        if policy is not NO_POLICY:
-            extras, client_id, at_ns = _extras(policy).encode(), policy.msg_id, policy.at_ns
-            priority = DEFAULT_PRIORITY if policy.priority is None else policy.priority
-            backoff = backoff if policy.backoff is None else policy.backoff
-        head = HEAD_STATIC.pack(
-            RECORD_VERSION,
-            0 if client_id is None else HAS_CLIENT_ID,
-            backoff or _FIXED,  # an envelope's Undefined is fixed, as the original has it
-            0,
-            len(subject),
-            len(extras),
-            headers_len,
-            headers_len + subject_at,
-            headers_len + payload_at,
-            payload_len,
-            retries or 1,
-            delay_ns,
-        )
-        tail = extras + headers + payload if headers else payload
-        lane = queue.lanes.get(priority) or queue.lane(priority)
+        lane = queue.lanes.get(DEFAULT_PRIORITY) or queue.lane(DEFAULT_PRIORITY)
         # tuple.__new__ for a NamedTuple: half the price of its Python-level constructor, once for each message.
         return _new(
-            NewMessage, (lane, delay_ns, at_ns, ttl_ns, head, tail, size, client_id, reply, bool(headers))
+            NewMessage,
+            (lane, delay_ns, None, ttl_ns, head, payload, len(payload), None, reply, False),
         )
 
     def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy) -> NewMessage:
         """A plain message: the queue's policy stands in for what the headers don't say."""
         subject = policy.subject or b""
         size = len(headers) + len(payload)
-        queue = self._registry.named(policy.queue or "default", subject)
+        queue = self._registry.get(policy.queue or "default")
+        queue.rules.check(subject)
         extras = _extras(policy).encode()
         flags = PLAIN if policy.msg_id is None else PLAIN | HAS_CLIENT_ID
         head = HEAD_STATIC.pack(
@@ -290,7 +275,6 @@ class Ingest:
 
 
 _BUFFER_FULL = "the worker's intake buffer is full: send again in a moment"
-_FIXED = 2
 _new = tuple.__new__
 _FAR_NS = 10**18  # about 31 years: only beyond it is the sum with now worth checking
 

@@ -27,6 +27,7 @@ RECORD_VERSION = 1
 HEAD = struct.Struct(">BBBxIHxxIIIIIQQQQ")
 HEAD_STATIC = struct.Struct(">BBBxIHxxIIIIIQQ")
 HEAD_TIMES = struct.Struct(">QQ")
+DELAY = struct.Struct(">Q")  #: the last field of HEAD_STATIC
 
 PLAIN = 1  #: body is the payload and the subject stands in the headers (else: body is an envelope)
 HAS_CLIENT_ID = 2  #: the headers carry a Nats-Msg-Id, so `ids` has an entry

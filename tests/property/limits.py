@@ -1,0 +1,38 @@
+"""The scheduler's limits, made so small that a few messages reach each of them."""
+
+from __future__ import annotations
+
+import pytest
+from requeue_worker import scheduler
+from requeue_worker.app import Worker
+from requeue_worker.scheduler import FAIR_SLOTS, UNSENT_BYTES
+
+__all__ = ["FAIR_SLOTS", "UNSENT_BYTES", "check_memory", "patch"]
+
+TINY = {
+    "TICK_MESSAGES": 5,
+    "READ_LIMIT": 4,
+    "READ_LEAST": 2,
+    "READ_MOST": 6,
+    "READ_LANES": 1,
+    "READY_BYTES": 1500,
+    "QUANTUM": 3,
+    "SEND_CHUNK": 2,
+}
+
+
+def patch(patches: pytest.MonkeyPatch, tiny: bool) -> None:
+    """Put tiny limits in place of the real ones, until `patches` is undone."""
+    if tiny:
+        for name, value in TINY.items():
+            patches.setattr(scheduler, name, value)
+
+
+def check_memory(worker: Worker) -> None:
+    """What is counted as read ahead is there, and wake-ups do not pile up."""
+    ready = sum(
+        len(value) for queue in worker._registry for lane in queue.lanes.values() for _, value in lane.ready
+    )
+    assert ready == worker._scheduler._ready_bytes
+    wakes = len(worker._scheduler._lane_wakes) + len(worker._scheduler._queue_wakes)
+    assert wakes < 400, "wake-ups pile up"

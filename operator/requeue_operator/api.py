@@ -245,9 +245,7 @@ class RequeueQueueSpec(_Model):
         default=(),
         max_length=MAX_QUEUES,
         description="Policies of queues by name; what one leaves out comes from defaults. Taken over by running workers.",
-        json_schema_extra=_schema(
-            **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-        ),
+        json_schema_extra=_map_by("name"),
     )
     shutdown_grace_ns: _Duration = Field(
         default=15 * NS_PER_S,
@@ -307,9 +305,7 @@ class Backlog(_Model):
         default=(),
         max_length=LISTED_QUEUES,
         description=f"The {LISTED_QUEUES} largest queues.",
-        json_schema_extra=_schema(
-            **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-        ),
+        json_schema_extra=_map_by("name"),
     )
 
 
@@ -328,9 +324,7 @@ class RequeueQueueStatus(_Model):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="State, as kstatus and `kubectl wait` read it.",
-        json_schema_extra=_schema(
-            **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-        ),
+        json_schema_extra=_map_by("type"),
     )
     replicas: int | None = Field(default=None, description="Pods that there are.")
     ready_replicas: int | None = Field(default=None, description="Pods that take messages in.")

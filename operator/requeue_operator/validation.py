@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from requeue_protocol.policy import NamedQueuePolicy
 
 from requeue_operator.api import RequeueQueueSpec
+from requeue_operator.children.overrides import refusals
 
 
 class InvalidSpec(Exception):
@@ -33,6 +34,7 @@ def read_spec(spec: Mapping[str, Any]) -> RequeueQueueSpec:
     wrong = [
         sentence for at, queue in enumerate(read.queues) for sentence in _against_defaults(read, at, queue)
     ]
+    wrong += refusals(read.pod_template)
     if wrong:
         raise InvalidSpec(wrong)
     missing = _not_built(read)

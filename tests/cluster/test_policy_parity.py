@@ -25,13 +25,26 @@ NARROWER = [
     {"maxRate": "unlimited"},
 ]
 
-_DURATIONS = st.sampled_from(
-    "0 0s 1s 1.5s 90s 1m 2h 12h 13h 1d 14d 1d2h 99999d 1ns".split()
-    + ["", "5", "-1s", "1 s", "1m1h", "1x", "999999d", "0d", "0.0000000001s", ".5s", "∞"]
-)
-_SUBJECTS = st.sampled_from(
-    "a a.b a.* > a.> a.>.b * a*.b a..b .a a. é.x $JS.a".split() + ["", "a b", "a\u00a0b", "a\u2028b", "a\tb"]
-)
+_GOOD_DURATIONS = [
+    "0",
+    "0s",
+    "1s",
+    "1.5s",
+    "90s",
+    "1m",
+    "2h",
+    "12h",
+    "13h",
+    "1d",
+    "14d",
+    "1d2h",
+    "99999d",
+    "1ns",
+]
+_BAD_DURATIONS = ["", "5", "-1s", "1 s", "1m1h", "1x", "999999d", "0d", "0.0000000001s", ".5s", "∞"]
+_DURATIONS = st.sampled_from(_GOOD_DURATIONS + _BAD_DURATIONS)
+_WORDS = ["a", "a.b", "a.*", ">", "a.>", "a.>.b", "*", "a*.b", "a..b", ".a", "a.", "é.x", "$JS.a", ""]
+_SUBJECTS = st.sampled_from([*_WORDS, "a b", "a\u00a0b", "a\u2028b", "a\tb"])
 _POLICIES = st.fixed_dictionaries(
     {"name": st.sampled_from(["a", "A.b-c_1", "a b", "", "a" * 128, "a" * 129, "é"])},
     optional={

@@ -1,0 +1,103 @@
+"""What a RequeueQueue owns, as pure builders in one ordered list: spec in, manifests out.
+
+Ordered so that what a pod needs is there before it is. Every manifest holds the fields that the operator wants and no
+others: it is applied server-side, and what others add stays.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from requeue_operator.api import RequeueQueueSpec
+from requeue_operator.children.naming import Manifest, Owner
+from requeue_operator.children.overrides import overridden
+from requeue_operator.children.pod import pod_template
+from requeue_operator.children.worker_config import FILE, HTTP_PORT, config_text
+
+__all__ = ["Manifest", "Owner", "children"]
+
+_DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+
+
+def children(
+    owner: Owner, spec: RequeueQueueSpec, *, image: str, volume_size: str | None = None
+) -> list[Manifest]:
+    """Every child, in the order to apply. `volume_size` goes over the spec's where a StatefulSet has it already,
+    since its claim templates cannot change.
+    """
+    policy = [_network_policy(owner, spec)] if spec.network_policy.enabled else []
+    return [
+        owner.child("v1", "ServiceAccount", owner.service_account, automountServiceAccountToken=False),
+        owner.child("v1", "ConfigMap", owner.config_map, data={FILE: config_text(owner, spec)}),
+        _headless_service(owner),
+        _metrics_service(owner),
+        *policy,
+        _disruption_budget(owner),
+        _stateful_set(owner, spec, image, volume_size or spec.storage.size),
+    ]
+
+
+def _headless_service(owner: Owner) -> Manifest:
+    spec = {
+        "clusterIP": "None",
+        "selector": owner.selector,
+        "publishNotReadyAddresses": True,
+        "ports": [{"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"}],
+    }
+    return owner.child("v1", "Service", owner.name, spec=spec)
+
+
+def _metrics_service(owner: Owner) -> Manifest:
+    ports = [{"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"}]
+    return owner.child(
+        "v1", "Service", f"{owner.name}-metrics", spec={"selector": owner.selector, "ports": ports}
+    )
+
+
+def _disruption_budget(owner: Owner) -> Manifest:
+    # maxUnavailable, not minAvailable: with one replica that would block the drain of a node for ever.
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": owner.selector}}
+    return owner.child("policy/v1", "PodDisruptionBudget", owner.name, spec=spec)
+
+
+def _network_policy(owner: Owner, spec: RequeueQueueSpec) -> Manifest:
+    dns = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+    servers = [
+        {"port": port, "protocol": "TCP"} for port in sorted({_port(url) for url in spec.nats.servers})
+    ]
+    rules = {
+        "podSelector": {"matchLabels": owner.selector},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]}],
+        "egress": [{"ports": [*dns, *servers]}],
+    }
+    return owner.child("networking.k8s.io/v1", "NetworkPolicy", owner.name, spec=rules)
+
+
+def _port(server: str) -> int:
+    url = urlsplit(server if "://" in server else f"nats://{server}")
+    return url.port or _DEFAULT_PORTS[url.scheme]
+
+
+def _stateful_set(owner: Owner, spec: RequeueQueueSpec, image: str, volume_size: str) -> Manifest:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": volume_size}}}
+    if spec.storage.storage_class_name is not None:
+        claim["storageClassName"] = spec.storage.storage_class_name
+    when_deleted = "Delete" if spec.storage.on_delete == "Delete" else "Retain"
+    content = {
+        "replicas": spec.replicas,
+        "serviceName": owner.name,
+        "podManagementPolicy": "Parallel",  # immutable; and a worker that can't start holds no other one back
+        "selector": {"matchLabels": owner.selector},
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
+        "template": overridden(pod_template(owner, spec, image), spec.pod_template),
+        "volumeClaimTemplates": [
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "data", "labels": owner.labels},
+                "spec": claim,
+            }
+        ],
+    }
+    return owner.child("apps/v1", "StatefulSet", owner.name, spec=content)

@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from requeue_client import RequeueClient, Requeued
 from requeue_client.requests import Reply
+from requeue_protocol.envelope import build_envelope
 from requeue_protocol.stats import read_stats
 from requeue_protocol.subjects import STATS
 from requeue_worker import deadletters
@@ -355,6 +356,29 @@ async def test_a_publish_that_is_not_allowed_is_told_and_made_good_when_it_is(
         assert error == "NATS does not allow this worker to publish to orders.new"
     reload(server, CONFIG)
     await (stats if entry == "_requeue._stats" else dead).next()
+
+
+async def test_denials_break_no_connection_and_spend_the_attempts_of_the_policy(
+    nats_server_factory: NatsServerFactory, cast: Callable[[NatsServer], Awaitable[Cast]], begin: Start
+) -> None:
+    """Acks, replays, dead letters and stats are denied, all at once and many times."""
+    nothing = re.sub(r"publish: {\n *allow: \[.*?\]\n *}", 'publish: { deny: ">" }', WORKER, flags=re.DOTALL)
+    server = nats_server_factory(config=CONFIG.replace(WORKER, re.sub(".*allow_responses.*", "", nothing)))
+    roles, worker = await cast(server), await begin(server)
+    await until_ready(worker)
+    broker = worker.worker._broker
+    connection = broker.connection
+
+    envelope = build_envelope(subject="orders.new", payload=b"", retries=2, queue="denied")
+    for _ in range(50):
+        await roles["client"].publish(INTAKE, envelope, reply=roles["client"].new_inbox())
+    await until(lambda: worker.queue("denied").dead == 50)
+    await until_told(worker, "ready, but not all is allowed: ")
+    for dead in worker.dead("denied"):
+        assert dead.errors == ["NATS does not allow this worker to publish to orders.new"] * 2
+    assert broker.denied_publishes >= 50 + 2 * 50
+    assert broker.connection == connection
+    assert "disconnected" not in server.log.lower()
 
 
 async def test_without_allow_responses_acks_are_missed_aloud(

@@ -20,7 +20,14 @@ RANGE_NS: Final = 10 * _MS  #: deliveries of so long a time share a range: a tim
 
 
 class Delivery:
-    """One message in flight. `wake_ns` and the deadlines are monotonic ns."""
+    """One message in flight. Times are monotonic ns; `InFlight.add` sets them, and the token."""
+
+    token: bytes
+    ack_deadline_ns: int  #: when the ack timeout ends
+    rekey_ns: (
+        int  #: when its record is to move to its ack deadline, so that a long job does not pin the checkpoint
+    )
+    wake_ns: int  #: when the in-flight map looks at it again: the earlier of the two
 
     __slots__ = (
         "ack_deadline_ns",
@@ -46,13 +53,6 @@ class Delivery:
         self.client_id = client_id
         #: number of the connection that it went out on
         self.connection = connection
-        self.token = b""
-        #: when the ack timeout ends
-        self.ack_deadline_ns = 0
-        #: when its record is to move to its ack deadline, so that a long job does not pin the checkpoint
-        self.rekey_ns = 0
-        #: when the in-flight map looks at it again: the earlier of the two
-        self.wake_ns = 0
         #: +WPI can't extend the ack timeout beyond this
         self.work_until_ns = 0
 

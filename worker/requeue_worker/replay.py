@@ -34,25 +34,19 @@ def attempt_lines(attempt: int, limit: int, queue: str) -> bytes:
     ).encode()
 
 
-def block_for_bare(
-    key: bytes, attempt: int, limit: int, queue: str, enqueued_ns: int, deadline_ns: int
-) -> bytes:
-    """The header block for a message that came without headers and has not failed yet: the hot path."""
-    message_id = hexlify(key[-ID_LEN:])
-    if deadline_ns:
-        return b"NATS/1.0\r\nRequeue-Id: %b\r\n%b%b\r\nRequeue-Deadline: %b\r\nNats-Msg-Id: %b\r\n\r\n" % (
-            message_id,
-            attempt_lines(attempt, limit, queue),
-            rfc3339(enqueued_ns),
-            rfc3339(deadline_ns),
-            message_id,
-        )
-    return b"NATS/1.0\r\nRequeue-Id: %b\r\n%b%b\r\nNats-Msg-Id: %b\r\n\r\n" % (
-        message_id,
-        attempt_lines(attempt, limit, queue),
-        rfc3339(enqueued_ns),
-        message_id,
-    )
+#: a replay of a message without headers and history, the hot path: subject, inbox, token, bytes of the header block and
+#: of block and payload, id, `common_lines`, id, payload
+BARE = b"HPUB %b %b%b %d %d\r\nNATS/1.0\r\nRequeue-Id: %b\r\n%bNats-Msg-Id: %b\r\n\r\n%b\r\n"
+BARE_BLOCK_BYTES = (
+    len(b"NATS/1.0\r\nRequeue-Id: \r\nNats-Msg-Id: \r\n\r\n") + 4 * ID_LEN
+)  #: without `common_lines`
+
+
+@lru_cache(maxsize=4096)
+def common_lines(attempt: int, limit: int, queue: str, enqueued_ns: int, deadline_ns: int) -> bytes:
+    """The lines that messages committed together share when they are replayed."""
+    lines = b"%b%b\r\n" % (attempt_lines(attempt, limit, queue), rfc3339(enqueued_ns))
+    return lines + b"Requeue-Deadline: %b\r\n" % rfc3339(deadline_ns) if deadline_ns else lines
 
 
 def block_for(record: Record, key: bytes, attempt: int, queue: QueueState, dead: bool = False) -> bytes:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 import time
+from binascii import hexlify
 from collections.abc import Callable, Iterable
 
 from requeue_protocol.replies import Reply, Verb, one_line, read_replay_reply
@@ -23,9 +24,10 @@ from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.inflight import Delivery, InFlight
 from requeue_worker.record import HEAD, Attempt, DeadReason, Record, decode
-from requeue_worker.replay import block_for, block_for_bare
+from requeue_worker.replay import BARE, BARE_BLOCK_BYTES, block_for, common_lines
 from requeue_worker.retry import Bury, Decision, Drop, Hold, Retry, Settle, decide, expire
 from requeue_worker.storage.committer import Committer
+from requeue_worker.storage.keys import ID_LEN
 from requeue_worker.storage.queues import Lane, QueueState
 
 log = logging.getLogger(__name__)
@@ -78,8 +80,8 @@ class Replayer:
         connection, max_payload, queue = self._connection(), self._max_payload(), lane.queue
         unsettled, name, limit_unset = lane.unsettled, queue.name, queue.policy.retries
         sent: list[Delivery] = []
-        subjects: list[bytes] = []
-        bodies: list[bytes] = []
+        parts: list[tuple[bytes, int, int, bytes, bytes, bytes]] = []
+        total = 0
         for key, value in items:
             (
                 _version, _flags, _backoff, attempts, subject_len, extras_len, headers_len, subject_at, payload_at,
@@ -91,8 +93,9 @@ class Replayer:
             if extras_len or headers_len:
                 self._send_one(lane, key, decode(value), out)
                 continue
-            block = block_for_bare(key, attempts + 1, limit or limit_unset, name, enqueued_ns, deadline_ns)
-            size = len(block) + payload_len
+            lines = common_lines(attempts + 1, limit or limit_unset, name, enqueued_ns, deadline_ns)
+            block_size = BARE_BLOCK_BYTES + len(lines)
+            size = block_size + payload_len
             if size > max_payload:
                 self._too_large(lane, key, decode(value), size)
                 continue
@@ -101,18 +104,20 @@ class Replayer:
             sent.append(delivery)
             subject_at += HEAD_SIZE
             payload_at += HEAD_SIZE
-            subjects.append(value[subject_at : subject_at + subject_len])
-            bodies.append(
-                b"%d %d\r\n%b%b\r\n" % (len(block), size, block, value[payload_at : payload_at + payload_len])
-            )
+            subject = value[subject_at : subject_at + subject_len]
+            payload = value[payload_at : payload_at + payload_len]
+            parts.append((subject, block_size, size, hexlify(key[-ID_LEN:]), lines, payload))
+            total += size
         if sent:
             self._launch(sent, queue.policy.ack_timeout_ns)
             inbox = self.inbox
             out += [
-                b"HPUB %b %b%b %b" % (subject, inbox, delivery.token, body)
-                for subject, delivery, body in zip(subjects, sent, bodies, strict=True)
+                BARE % (subject, inbox, delivery.token, block_size, size, hex_id, lines, hex_id, payload)
+                for (subject, block_size, size, hex_id, lines, payload), delivery in zip(
+                    parts, sent, strict=True
+                )
             ]
-        return sum(map(len, bodies))
+        return total
 
     def _send_one(self, lane: Lane, key: bytes, record: Record, out: list[bytes]) -> None:
         """`send` for a message with headers, policy of its own, or a history."""

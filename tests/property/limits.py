@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from requeue_worker import scheduler
+from requeue_worker import readahead, scheduler
+from requeue_worker.allowance import FAIR_SLOTS
 from requeue_worker.app import Worker
-from requeue_worker.scheduler import FAIR_SLOTS, UNSENT_BYTES
+from requeue_worker.scheduler import UNSENT_BYTES
 
 __all__ = ["FAIR_SLOTS", "UNSENT_BYTES", "check_memory", "patch"]
 
@@ -25,7 +26,7 @@ def patch(patches: pytest.MonkeyPatch, tiny: bool) -> None:
     """Put tiny limits in place of the real ones, until `patches` is undone."""
     if tiny:
         for name, value in TINY.items():
-            patches.setattr(scheduler, name, value)
+            patches.setattr(readahead if hasattr(readahead, name) else scheduler, name, value)
 
 
 def check_memory(worker: Worker) -> None:
@@ -33,6 +34,6 @@ def check_memory(worker: Worker) -> None:
     ready = sum(
         len(value) for queue in worker._registry for lane in queue.lanes.values() for _, value in lane.ready
     )
-    assert ready == worker._scheduler._ready_bytes
+    assert ready == worker._scheduler.read_ahead.ready_bytes
     wakes = len(worker._scheduler._lane_wakes) + len(worker._scheduler._queue_wakes)
     assert wakes < 400, "wake-ups pile up"

@@ -27,8 +27,8 @@ from requeue_worker.admin import Admin
 from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.errors import CommitError
 from requeue_worker.inflight import Delivery
+from requeue_worker.readahead import ReadAhead
 from requeue_worker.record import Attempt, DeadReason, decode
-from requeue_worker.scheduler import Scheduler
 from requeue_worker.storage import committer as committing
 from requeue_worker.storage.keys import TIME, parse_message_key, time_of
 from requeue_worker.storage.queues import NEVER, Lane
@@ -97,7 +97,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.in_flight: dict[bytes, Delivery] = {}
         self.readings: dict[Lane, Reading] = {}
         self.asked: list[Asked] = []
-        self.scheduler: Any = SimpleNamespace(_ready_bytes=0)
+        self.read_ahead: Any = SimpleNamespace(ready_bytes=0)
         committer = self.rig.committer
         seal = committer._seal
 
@@ -113,7 +113,7 @@ class StorageMachine(RuleBasedStateMachine):
             "rig",
             lambda: self.rig.now_ns,
             commits=lambda: self.rig.counts.commits,
-            withdraw=lambda lane, key, value: Scheduler.withdraw(self.scheduler, lane, key, value),
+            withdraw=lambda lane, key, value: ReadAhead.withdraw(self.read_ahead, lane, key, value),
         )
 
     def teardown(self) -> None:
@@ -240,7 +240,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     def _dispatch(self, lane: Lane) -> None:
         key, value = lane.ready.popleft()
-        self.scheduler._ready_bytes -= len(value)
+        self.read_ahead.ready_bytes -= len(value)
         record = decode(value)
         assert record.payload not in self.in_flight, "one copy in flight"
         assert lane.unsettled[key] is None
@@ -286,7 +286,7 @@ class StorageMachine(RuleBasedStateMachine):
         lanes = self._ready()
         lane = lanes[pick % len(lanes)]
         key, value = lane.ready.popleft()
-        self.scheduler._ready_bytes -= len(value)
+        self.read_ahead.ready_bytes -= len(value)
         self._bury_or_drop(lane, key, value, drops)
 
     def _bury_or_drop(self, lane: Lane, key: bytes, value: bytes, drops: bool) -> None:
@@ -497,7 +497,7 @@ class StorageMachine(RuleBasedStateMachine):
         assert result is not None
         in_memory = set(lane.unsettled)
         fresh = lane.note_read(result.records, result.next_key, result.more)
-        self.scheduler._ready_bytes += sum(len(value) for _, value in fresh)
+        self.read_ahead.ready_bytes += sum(len(value) for _, value in fresh)
         assert [key for key, _ in fresh] == [key for key, _ in result.records if key not in in_memory]
         for _, value in fresh:
             assert decode(value).payload not in self.in_flight, "what is in flight is not read again"

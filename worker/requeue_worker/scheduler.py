@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
-from operator import itemgetter
 from typing import Final
 
+from requeue_worker.allowance import ANY_SLOT, Allowance
 from requeue_worker.counts import Counts
-from requeue_worker.record import HEAD
+from requeue_worker.readahead import READ_LEAD_NS, ReadAhead, count_due
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
-from requeue_worker.storage.keys import TIME, time_of
+from requeue_worker.storage.keys import time_of
 from requeue_worker.storage.queues import NEVER, Lane, QueueState
 from requeue_worker.storage.store import ReadRequest, ReadResult
 from requeue_worker.wakeups import WakeUps
@@ -33,17 +31,9 @@ from requeue_worker.wakeups import WakeUps
 TICK_MESSAGES: Final = 1024  #: a tick sends so many at most, then the loop gets its turn
 TICK_BYTES: Final = 1 << 20
 UNSENT_BYTES: Final = 4 << 20  #: beyond this the socket is the bottleneck: wait for it
-READ_LIMIT: Final = 1024  #: messages in a read of a lane whose queue has weight 100
-READ_LEAST: Final = 64
-READ_MOST: Final = 4096
-READ_LANES: Final = 8  #: lanes in one hop to the read thread: bounds what it brings back
-READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane has one message ready at a time
 ROUND_CREDITS: Final = 100  #: of weight for one round: a queue with weight 100 sends up to QUANTUM in a round
 QUANTUM: Final = 128
 SEND_CHUNK: Final = 128  #: handed to the replayer at once; the byte bounds are looked at in between
-FAIR_SLOTS: Final = 8  #: of the total that a queue gets even when others hold all the rest
-READ_AHEAD_NS: Final = 100_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second
-READ_LEAD_NS: Final = 10_000_000  #: and is asked for so long before the first of it is due
 _LONGEST_SLEEP_S: Final = 3600.0
 
 
@@ -70,22 +60,19 @@ class Scheduler:
         self._replayer = replayer
         self._counts = counts
         self._clock = clock
-        self._read = read
+        self.read_ahead = ReadAhead(read, on_read=self.lanes_earlier, failed=failed)
+        self._allowance = Allowance(
+            replayer.in_flight, max_in_flight=max_in_flight, max_in_flight_bytes=max_in_flight_bytes
+        )
         self._send = send
         self._may_send = may_send
         self._when_flushed = when_flushed
-        self._failed = failed
         self._unsent_bytes = unsent_bytes
-        self._max_in_flight = max_in_flight
-        self._max_in_flight_bytes = max_in_flight_bytes
         self._lane_wakes: WakeUps[Lane] = WakeUps()
         self._queue_wakes: WakeUps[QueueState] = WakeUps()
         self._ring: deque[QueueState] = deque()
         #: queues that wait for a slot or byte of any queue; they keep their place in the round
         self._starved: dict[QueueState, None] = {}
-        self._wanted: dict[Lane, int] = {}
-        self._ready_bytes = 0
-        self._reading = False
         self._tick_requested = False
         self._wake: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -110,7 +97,7 @@ class Scheduler:
             self._wake = None
 
     def lanes_earlier(self, lanes: Iterable[Lane]) -> None:
-        """A commit made these lanes due earlier."""
+        """A commit made these lanes due earlier, or a read brought what is due."""
         for lane in lanes:
             self._activate(lane.queue)
         self.request_tick()
@@ -135,15 +122,7 @@ class Scheduler:
         self._queue_wakes.forget(queue)
         for lane in queue.lanes.values():
             self._lane_wakes.forget(lane)
-            self._wanted.pop(lane, None)
-
-    def forget(self, queue: QueueState) -> None:
-        """The queue holds nothing and leaves: nothing wakes up for it."""
-        self._starved.pop(queue, None)
-        self._queue_wakes.forget(queue)
-        for lane in queue.lanes.values():
-            self._lane_wakes.forget(lane)
-            self._wanted.pop(lane, None)
+            self.read_ahead.forget(lane)
 
     def look_again(self) -> None:
         """Policies, pauses, the clock or the connection changed: consider every queue."""
@@ -159,19 +138,8 @@ class Scheduler:
             asyncio.get_running_loop().call_soon(self._tick)
 
     def withdraw(self, lane: Lane, key: bytes, value: bytes) -> bool:
-        """Claim a pending message for a change from outside; False when it is on its way out already.
-
-        In `unsettled` and in `ready`: read ahead, so it leaves the buffer. In `unsettled` alone: claimed by something
-        else. In neither: on disk only, and the claim keeps a read that is under way from bringing it in.
-        """
-        if key in lane.unsettled:
-            try:
-                lane.ready.remove((key, value))
-            except ValueError:
-                return False
-            self._ready_bytes -= len(value)
-        lane.unsettled[key] = None
-        return True
+        """Claim a pending message for a change from outside: see `ReadAhead.withdraw`."""
+        return self.read_ahead.withdraw(lane, key, value)
 
     # -- the tick --------------------------------------------------------------------------------------------
 
@@ -188,8 +156,7 @@ class Scheduler:
         self._replayer.expire()
         if not self._stopped and self._may_send():
             self._serve_ring(now_ns)
-        if self._wanted and not self._reading:
-            self._start_read(now_ns)
+        self.read_ahead.start(now_ns)
         self._arm(now_ns)
 
     def _serve_ring(self, now_ns: int) -> None:
@@ -229,19 +196,18 @@ class Scheduler:
         """
         taken = size = 0
         in_flight = queue.in_flight
-        allowed, until_ns = self._allowance(queue, now_ns)
+        allowed, until_ns = self._allowance.of(queue, now_ns)
         for lane in queue.lanes.values():
-            due = _count_due(lane, now_ns)
+            due = count_due(lane, now_ns)
             while due and taken < quota and size < room and allowed > 0:
                 number = min(due, quota - taken, allowed, SEND_CHUNK)
                 size += self._send_first(lane, number, now_ns, out)
                 due -= number
                 taken += number
                 allowed -= queue.in_flight - in_flight
-                self._spend(queue, queue.in_flight - in_flight)
+                self._allowance.spend(queue, queue.in_flight - in_flight)
                 in_flight = queue.in_flight
-            if lane.head_due_ns <= now_ns + READ_LEAD_NS:
-                self._want(lane)
+            self.read_ahead.want(lane, now_ns)
             if due and allowed > 0:
                 return taken, size, True
             self._watch(lane, now_ns)
@@ -254,8 +220,7 @@ class Scheduler:
 
     def _send_first(self, lane: Lane, number: int, now_ns: int, out: list[bytes]) -> int:
         """Hand the first so many ready messages of a lane to the replayer. Returns the bytes that go out."""
-        items = [lane.ready.popleft() for _ in range(number)]
-        self._ready_bytes -= sum([len(item[1]) for item in items])
+        items = self.read_ahead.take(lane, number)
         self._observe_lateness(items, now_ns)
         return self._replayer.send(lane, items, now_ns, out)
 
@@ -264,101 +229,20 @@ class Scheduler:
         first, last = now_ns - time_of(items[0][0]), now_ns - time_of(items[-1][0])
         self._counts.lateness_seconds.observe((first + last) / 2e9, len(items))
 
-    def _allowance(self, queue: QueueState, now_ns: int) -> tuple[int, int]:
-        """How many messages the queue may send now; and when to look again once they are sent.
-
-        NEVER: a freed slot will say; NEVER - 1: a freed slot of any queue will.
-        """
-        policy = queue.policy
-        if queue.paused_until_ns > now_ns:
-            return 0, queue.paused_until_ns
-        in_flight = self._replayer.in_flight
-        if queue.in_flight and in_flight.bytes >= self._max_in_flight_bytes:
-            return 0, NEVER - 1
-        slots, until_ns = policy.max_in_flight - queue.in_flight, NEVER
-        free = max(self._max_in_flight - len(in_flight), FAIR_SLOTS - queue.in_flight)
-        if free < slots:
-            slots, until_ns = free, NEVER - 1
-        if policy.max_rate is not None:
-            # The bucket holds a tenth of a second's worth, at least one.
-            earned = max(now_ns - queue.tokens_at_ns, 0) * policy.max_rate / 1e9
-            queue.tokens = min(max(1.0, policy.max_rate / 10), queue.tokens + earned)
-            queue.tokens_at_ns = now_ns
-            if queue.tokens < slots:
-                slots = int(queue.tokens)
-                until_ns = now_ns + int((slots + 1 - queue.tokens) / policy.max_rate * 1e9) + 1
-        return max(slots, 0), until_ns
-
-    def _spend(self, queue: QueueState, sent: int) -> None:
-        if queue.policy.max_rate is not None:
-            queue.tokens -= sent
-
     def _wait(self, queue: QueueState, until_ns: int, now_ns: int) -> None:
         """Arrange for a blocked queue to be looked at again: when unblocked, or when a waiting message expires."""
-        if until_ns == NEVER - 1:
+        if until_ns == ANY_SLOT:
             self._starved[queue] = None
         for lane in queue.lanes.values():
             if lane.expires_ns <= now_ns:
-                self._expire_ready(lane, now_ns)
+                for key, value in self.read_ahead.take_expired(lane, now_ns):
+                    self._replayer.expire_waiting(lane, key, value)
             until_ns = min(until_ns, lane.expires_ns)
             # Of every lane, also of those that wait for a higher one: what is not read can't expire.
-            if lane.head_due_ns <= now_ns + READ_LEAD_NS:
-                self._want(lane)
+            self.read_ahead.want(lane, now_ns)
             self._watch(lane, now_ns)
-        if until_ns < NEVER - 1:
+        if until_ns < ANY_SLOT:
             self._queue_wakes.wake(queue, max(until_ns, now_ns + 1))
-
-    def _expire_ready(self, lane: Lane, now_ns: int) -> None:
-        """Let expired messages of a blocked queue go: they need no slot."""
-        kept: deque[tuple[bytes, bytes]] = deque()
-        for key, value in lane.ready:
-            deadline_ns = _deadline_ns(value)
-            if deadline_ns and deadline_ns <= now_ns:
-                self._ready_bytes -= len(value)
-                self._replayer.expire_waiting(lane, key, value)
-            else:
-                kept.append((key, value))
-        lane.ready = kept
-        lane.expires_ns = _first_deadline_ns(kept)
-
-    # -- reads -----------------------------------------------------------------------------------------------
-
-    def _want(self, lane: Lane) -> None:
-        """Ask for a read when the lane runs low; its size follows the weight, so that reads share as sends do."""
-        if lane.reading or (lane.ready and self._ready_bytes >= READY_BYTES):
-            return
-        limit = min(max(READ_LIMIT * lane.queue.policy.weight // ROUND_CREDITS, READ_LEAST), READ_MOST)
-        # Not low, but what came since is due before what is there: a head of 0 is not known, and says nothing.
-        overtaken = lane.ready and 0 < lane.head_due_ns < time_of(lane.ready[0][0])
-        if overtaken or len(lane.ready) < limit // 2:
-            self._wanted[lane] = limit
-
-    def _start_read(self, now_ns: int) -> None:
-        full = self._ready_bytes >= READY_BYTES
-        requests = [
-            ReadRequest(lane, lane.cursor, now_ns + READ_AHEAD_NS, 1 if full else limit)
-            for lane, limit in islice(self._wanted.items(), READ_LANES)
-        ]
-        for request in requests:
-            request.lane.reading = True
-            del self._wanted[request.lane]
-        self._reading = True
-        self._read(requests).add_done_callback(self._on_read)
-
-    def _on_read(self, future: asyncio.Future[list[ReadResult]]) -> None:
-        self._reading = False
-        if future.cancelled():
-            return
-        error = future.exception()
-        if error is not None:
-            self._failed(error)
-            return
-        for lane, records, next_key, more in future.result():
-            fresh = lane.note_read(records, next_key, more)
-            self._ready_bytes += sum([len(value) for _, value in fresh])
-            lane.expires_ns = min(lane.expires_ns, _first_deadline_ns(fresh))
-            self._activate(lane.queue)
-        self.request_tick()
 
     # -- wake-ups --------------------------------------------------------------------------------------------
 
@@ -396,28 +280,3 @@ class Scheduler:
             # Rounded up to whole milliseconds, uvloop's grain: rounded down it would spin until the time has come.
             wait_s = min(-(-max(min(waits), 0) // 1_000_000) / 1000, _LONGEST_SLEEP_S)
             self._wake = asyncio.get_running_loop().call_later(wait_s, self.request_tick)
-
-
-def _count_due(lane: Lane, now_ns: int) -> int:
-    """How many of the messages read ahead are due; they stand in due order."""
-    ready = lane.ready
-    if not ready or time_of(ready[0][0]) > now_ns:
-        return 0
-    beyond = lane.prefix + TIME.pack(now_ns + 1)
-    if ready[-1][0] < beyond:
-        return len(ready)
-    return bisect_left(ready, beyond, key=itemgetter(0))
-
-
-_DEADLINE = slice(HEAD.size - 8, HEAD.size)
-_NO_DEADLINE = bytes(8)
-
-
-def _deadline_ns(value: bytes) -> int:
-    return int.from_bytes(value[_DEADLINE], "big")
-
-
-def _first_deadline_ns(items: Iterable[tuple[bytes, bytes]]) -> int:
-    """The earliest deadline among these records, NEVER when none has one."""
-    deadlines = [raw for _, value in items if (raw := value[_DEADLINE]) != _NO_DEADLINE]
-    return int.from_bytes(min(deadlines), "big") if deadlines else NEVER

@@ -232,7 +232,7 @@ class LiveWorker:
                         in_flight[queue] += 1
                         in_flight_bytes += len(delivery.value)
             assert queue.in_flight == in_flight[queue], queue.name
-        assert worker._scheduler._ready_bytes == ready_bytes
+        assert worker._scheduler.read_ahead.ready_bytes == ready_bytes
         assert worker._replayer.in_flight.bytes == in_flight_bytes
         assert worker._committer.waiting_bytes == 0
         assert worker._ingest._looked_up_bytes == 0

@@ -4,7 +4,7 @@ import time
 
 from nats.aio.client import Client
 from requeue_protocol.durations import ns_to_rfc3339
-from requeue_worker.scheduler import READ_LIMIT
+from requeue_worker.readahead import READ_LIMIT
 
 from tests.integration.worker.conftest import StartWorker
 from tests.integration.worker.support import INTAKE, Handler

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from requeue_protocol.headers import build_headers
-from requeue_worker import scheduler as scheduling
-from requeue_worker.scheduler import READY_BYTES, UNSENT_BYTES
+from requeue_worker.allowance import FAIR_SLOTS
+from requeue_worker.readahead import READ_LIMIT, READY_BYTES
+from requeue_worker.scheduler import TICK_BYTES, UNSENT_BYTES
 from requeue_worker.storage.queues import NEVER
 
 from tests.property.virtual import MS, START_NS, S, Sent, VirtualWorker
@@ -72,7 +73,7 @@ def test_a_message_due_now_overtakes_what_was_read_ahead(path: Path) -> None:
         for number in range(700):
             worker.publish(b"%d" % number, delay_ns=200 * MS)
         worker.run_for(195 * MS)
-        assert len(worker.queue().lane().ready) >= scheduling.READ_LIMIT // 2, "the case that this is about"
+        assert len(worker.queue().lane().ready) >= READ_LIMIT // 2, "the case that this is about"
         worker.publish(b"now")
         worker.run_for(3 * MS)
         assert worker.payloads == [b"now"]
@@ -237,12 +238,12 @@ def test_the_total_in_flight_is_bounded_and_leaves_every_queue_a_few_slots(path:
         for number in range(20):
             worker.publish(b"%d" % number, queue="other")
         worker.run_for(50 * MS)
-        assert len(worker.sent) == 50 + scheduling.FAIR_SLOTS
+        assert len(worker.sent) == 50 + FAIR_SLOTS
         for sent in list(worker.sent[:30]):
             worker.reply(sent)
             worker.run_for(0)
         worker.run_for(50 * MS)
-        assert Counter(sent.queue for sent in worker.sent)["other"] >= scheduling.FAIR_SLOTS
+        assert Counter(sent.queue for sent in worker.sent)["other"] >= FAIR_SLOTS
 
 
 def test_the_bytes_in_flight_are_bounded(path: Path) -> None:
@@ -250,7 +251,7 @@ def test_the_bytes_in_flight_are_bounded(path: Path) -> None:
         for _ in range(60):
             worker.publish(b"x" * 200_000)
         worker.run_for(100 * MS)
-        assert worker.worker._replayer.in_flight.bytes < (1 << 20) + scheduling.TICK_BYTES + 200_500
+        assert worker.worker._replayer.in_flight.bytes < (1 << 20) + TICK_BYTES + 200_500
         while len(worker.sent) < 60:
             before = len(worker.sent)
             for sent in list(worker.sent):
@@ -425,7 +426,7 @@ def test_waiting_messages_expire_on_time_while_their_queue_is_blocked(path: Path
 @pytest.mark.parametrize("blocked_by", ["slots", "tokens", "pause"])
 def test_all_that_has_expired_goes_however_long_its_queue_is_blocked(path: Path, blocked_by: str) -> None:
     """More than the read ahead holds: what has expired in it must make room for what expired behind it."""
-    number = 2 * scheduling.READ_LIMIT
+    number = 2 * READ_LIMIT
     limits = {"max_in_flight": 1} if blocked_by == "slots" else {"max_rate": 0.001}
     with VirtualWorker(path, defaults={"ack_timeout": "1h", **limits}) as worker:
         worker.publish(b"blocks")
@@ -515,13 +516,13 @@ def ready_bytes(worker: VirtualWorker) -> int:
         for lane in queue.lanes.values()
         for _, value in lane.ready
     )
-    assert worker.scheduler._ready_bytes == total
+    assert worker.scheduler.read_ahead.ready_bytes == total
     return total
 
 
 def test_queues_that_wait_for_anybodys_slot_are_remembered_once(path: Path) -> None:
     with VirtualWorker(path, max_in_flight_total=1, defaults={"ack_timeout": "1h"}) as worker:
-        for number in range(scheduling.FAIR_SLOTS + 1):
+        for number in range(FAIR_SLOTS + 1):
             worker.publish(b"%d" % number)
         worker.run_for(10 * MS)
         for _ in range(200):

@@ -1,0 +1,158 @@
+"""Reading ahead: what is due at once or shortly, from disk into `Lane.ready`, bounded in bytes.
+
+    want(lane) ──> start: up to READ_LANES lanes in one hop to the read thread ──> on_read(lanes)
+
+One hop is under way at a time. A lane that runs low is wanted; what it brings back goes out with a later tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Final
+
+from requeue_worker.record import HEAD
+from requeue_worker.storage.keys import TIME, time_of
+from requeue_worker.storage.queues import NEVER, Lane
+from requeue_worker.storage.store import ReadRequest, ReadResult
+
+READ_LIMIT: Final = 1024  #: messages in a read of a lane whose queue has weight 100
+READ_LEAST: Final = 64
+READ_MOST: Final = 4096
+READ_LANES: Final = 8  #: lanes in one hop to the read thread: bounds what it brings back
+READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane has one message ready at a time
+READ_AHEAD_NS: Final = 100_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second
+READ_LEAD_NS: Final = 10_000_000  #: and is asked for so long before the first of it is due
+_WEIGHT: Final = 100  #: for which READ_LIMIT holds
+
+Item = tuple[bytes, bytes]  #: key and value of a message
+
+
+class ReadAhead:
+    """What is read and waits to be sent. Runs on the event loop; `read` is the store's `read_due`."""
+
+    def __init__(
+        self,
+        read: Callable[[Sequence[ReadRequest]], asyncio.Future[list[ReadResult]]],
+        *,
+        on_read: Callable[[list[Lane]], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._read = read
+        self._on_read = on_read
+        self._failed = failed
+        self._wanted: dict[Lane, int] = {}
+        self._reading = False
+        #: in all lanes
+        self.ready_bytes = 0
+
+    # -- out -------------------------------------------------------------------------------------------------
+
+    def take(self, lane: Lane, number: int) -> list[Item]:
+        """Take the first so many ready messages out."""
+        items = [lane.ready.popleft() for _ in range(number)]
+        self.ready_bytes -= sum([len(item[1]) for item in items])
+        return items
+
+    def take_expired(self, lane: Lane, now_ns: int) -> list[Item]:
+        """Take those out whose deadline has passed, wherever they stand."""
+        kept: deque[Item] = deque()
+        expired: list[Item] = []
+        for item in lane.ready:
+            deadline_ns = int.from_bytes(item[1][_DEADLINE], "big")
+            (expired if deadline_ns and deadline_ns <= now_ns else kept).append(item)
+        self.ready_bytes -= sum([len(item[1]) for item in expired])
+        lane.ready = kept
+        lane.expires_ns = _first_deadline_ns(kept)
+        return expired
+
+    def withdraw(self, lane: Lane, key: bytes, value: bytes) -> bool:
+        """Claim a pending message for a change from outside; False when it is on its way out already.
+
+        In `unsettled` and in `ready`: read ahead, so it leaves the buffer. In `unsettled` alone: claimed by something
+        else. In neither: on disk only, and the claim keeps a read that is under way from bringing it in.
+        """
+        if key in lane.unsettled:
+            try:
+                lane.ready.remove((key, value))
+            except ValueError:
+                return False
+            self.ready_bytes -= len(value)
+        lane.unsettled[key] = None
+        return True
+
+    def forget(self, lane: Lane) -> None:
+        """Its queue leaves: nobody wants to read it any more."""
+        self._wanted.pop(lane, None)
+
+    # -- in --------------------------------------------------------------------------------------------------
+
+    def want(self, lane: Lane, now_ns: int) -> None:
+        """Ask for a read when the lane runs low and something is due soon.
+
+        The size of the read follows the queue's weight, so that reads share as sends do.
+        """
+        if lane.head_due_ns > now_ns + READ_LEAD_NS or lane.reading:
+            return
+        if lane.ready and self.ready_bytes >= READY_BYTES:
+            return
+        limit = min(max(READ_LIMIT * lane.queue.policy.weight // _WEIGHT, READ_LEAST), READ_MOST)
+        # Not low, but what came since is due before what is there: a head of 0 is not known, and says nothing.
+        overtaken = lane.ready and 0 < lane.head_due_ns < time_of(lane.ready[0][0])
+        if overtaken or len(lane.ready) < limit // 2:
+            self._wanted[lane] = limit
+
+    def start(self, now_ns: int) -> None:
+        """Read what is wanted, unless a read is under way."""
+        if not self._wanted or self._reading:
+            return
+        full = self.ready_bytes >= READY_BYTES
+        requests = [
+            ReadRequest(lane, lane.cursor, now_ns + READ_AHEAD_NS, 1 if full else limit)
+            for lane, limit in islice(self._wanted.items(), READ_LANES)
+        ]
+        for request in requests:
+            request.lane.reading = True
+            del self._wanted[request.lane]
+        self._reading = True
+        self._read(requests).add_done_callback(self._finish)
+
+    def _finish(self, future: asyncio.Future[list[ReadResult]]) -> None:
+        self._reading = False
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is not None:
+            self._failed(error)
+            return
+        results = future.result()
+        for lane, records, next_key, more in results:
+            fresh = lane.note_read(records, next_key, more)
+            self.ready_bytes += sum([len(value) for _, value in fresh])
+            lane.expires_ns = min(lane.expires_ns, _first_deadline_ns(fresh))
+        self._on_read([result.lane for result in results])
+
+
+def count_due(lane: Lane, now_ns: int) -> int:
+    """How many of the messages read ahead are due; they stand in due order."""
+    ready = lane.ready
+    if not ready or time_of(ready[0][0]) > now_ns:
+        return 0
+    beyond = lane.prefix + TIME.pack(now_ns + 1)
+    if ready[-1][0] < beyond:
+        return len(ready)
+    return bisect_left(ready, beyond, key=itemgetter(0))
+
+
+_DEADLINE = slice(HEAD.size - 8, HEAD.size)
+_NO_DEADLINE = bytes(8)
+
+
+def _first_deadline_ns(items: Iterable[Item]) -> int:
+    """The earliest deadline among these records, NEVER when none has one."""
+    deadlines = [raw for _, value in items if (raw := value[_DEADLINE]) != _NO_DEADLINE]
+    return int.from_bytes(min(deadlines), "big") if deadlines else NEVER

@@ -20,6 +20,7 @@ from types import TracebackType
 
 from requeue_protocol.errors import RefusedError
 from requeue_worker.admin import Admin
+from requeue_worker.answers import Answers
 from requeue_worker.broker.nats import Broker
 from requeue_worker.broker.parser import Raw
 from requeue_worker.counts import Counts
@@ -199,6 +200,7 @@ class Worker:
             duplicate=self._ingest.on_duplicates,
             failed=self._ingest.on_look_up_failed,
         )
+        self._answers = Answers(settings.subject, self._ingest.refuse)
         self._retirement = Retirement(
             self._registry,
             committer,
@@ -244,13 +246,13 @@ class Worker:
 
     async def _connect(self) -> None:
         await self._broker.connect()
-        self._replayer.inbox = self._broker.inbox_prefix
+        self._replayer.inbox = self._answers.inbox = self._broker.inbox_prefix
         for subject, answer in (*self._admin.endpoints.items(), *self._receiver.endpoints.items()):
             await self._broker.respond(subject, answer)
         await self._broker.subscribe(
             self.settings.subject,
             self.settings.queue_group,
-            intake=self._ingest.on_messages,
+            intake=lambda batch: self._ingest.on_messages(self._answers.check(batch)),
             replies=self._replayer.on_replies,
         )
         await self._broker.keep_subscribed()

@@ -108,7 +108,7 @@ class Ingest:
                 if message.client_id is None:
                     _take_room(message.lane.queue, size)
             except RefusedError as error:
-                self._refuse(raw, error)
+                self.refuse(raw, error)
                 continue
             accepted_bytes += size
             if message.client_id is None:
@@ -243,7 +243,8 @@ class Ingest:
         for message in messages:
             self._answer(message.reply, error, message.has_headers)
 
-    def _refuse(self, raw: Raw, error: RefusedError) -> None:
+    def refuse(self, raw: Raw, error: RefusedError) -> None:
+        """Refuse a message: for good it is kept and answered, else it is answered where that can be told from an ack."""
         _, reply, headers, payload = raw
         had_headers = headers is not None
         if error.permanent and self._committer.waiting_bytes + len(payload) > self._buffer_bytes:

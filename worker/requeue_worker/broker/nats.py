@@ -1,12 +1,12 @@
 """The worker's connection to NATS: made again for ever, secrets read anew each time, chunked sends.
 
 Broker ── login: who we are          ── BulkClient ── BulkParser: hot subscriptions in bulk
-       └─ subscriptions: do ours stand? ── permissions: what the server denies
+       ├─ subscriptions: do ours stand? ── permissions: what the server denies
+       └─ confirming: does it still answer?
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,18 +14,17 @@ from typing import Any, Protocol
 
 from nats import errors as nats_errors
 from requeue_worker.broker.client import BulkClient
+from requeue_worker.broker.confirming import Confirming
 from requeue_worker.broker.login import read_login, way_of
 from requeue_worker.broker.parser import Consumer
 from requeue_worker.broker.permissions import Denials, Permissions, read_violation
 from requeue_worker.broker.subscriptions import Subscriptions
 from requeue_worker.settings import NatsSettings
-from requeue_worker.supervisor import ended
 from requeue_worker.wire import pub
 
 log = logging.getLogger(__name__)
 
 MAX_PINGS_OUT = 2  #: a connection that leaves so many PINGs unanswered is dead when the next one is due
-ROUND_TRIP_S = 10.0  #: for the answer to one that was asked for because something is missing
 PENDING_BYTES = 64 << 20
 LAST_WORD_S = 3.0  #: at shutdown, for each round trip
 LOGGED_EVERY_S = 60.0  #: the same failure to connect is logged so often
@@ -67,8 +66,7 @@ class Broker:
         self._trouble = "no server has answered yet"
         self._logged_s: dict[str, float] = {}
         self._number = 0
-        self._asked: list[Callable[[], None]] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._confirming = Confirming(self._client, lambda: self.connection)
         self.inbox_prefix = b""
 
     async def connect(self) -> None:
@@ -135,28 +133,12 @@ class Broker:
 
         So a reply that is missing then is missing; a half-open connection looks the same until it is asked.
         """
-        self._asked.append(callback)
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._confirm())
-
-    async def _confirm(self) -> None:
-        while self._asked and not self._closing:
-            asked, self._asked = self._asked, []
-            number = self._number
-            try:
-                await self._client.flush(ROUND_TRIP_S)
-            except TimeoutError:
-                if self.connected and self._number == number:
-                    await self._client.give_up()
-            except (nats_errors.Error, OSError) as error:
-                log.debug("lost before it answered", extra={"error": _sentence(error)})
-            for callback in asked:
-                callback()
+        self._confirming.ask(callback)
 
     async def close(self) -> None:
         """Close for good, what is queued goes out first; a server that does not read is not waited for."""
         self._closing = True
-        await ended(self._asking)
+        await self._confirming.stop()
         if not self._started:
             return
         try:

@@ -42,7 +42,10 @@ class Log:
         for number in range(BATCHES):
             transaction = Transaction(store.batch(), 0)
             prefix = lane_prefix("q", DEFAULT_PRIORITY)
-            keys = [prefix + TIME_ID.pack(10**18 + number, b"epoch678", place) for place in range(EACH)]
+            keys = [
+                prefix + TIME_ID.pack(10**18 + number, b"epoch678", number * EACH + place)
+                for place in range(EACH)
+            ]
             records = [(key, stored("jobs.a", b"%d" % number)) for key in keys]
             transaction.adopt(queue.lane(), records, EACH * (len(records[0][1]) - HEAD_LEN))
             transaction.seal(False)

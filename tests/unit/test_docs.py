@@ -248,6 +248,31 @@ def test_every_decision_stands_in_the_index() -> None:
         assert re.findall(r"^## (\w+)", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], name
 
 
+# -- faults ------------------------------------------------------------------------------------------------------
+
+
+def rows_of_faults() -> list[list[str]]:
+    section = (ROOT / "docs/operations.md").read_text().partition("\n## Faults\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[1:]]
+
+
+def test_every_row_of_the_faults_names_tests_that_exist() -> None:
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    rows = rows_of_faults()
+    assert len(rows) > 10
+    for row in rows:
+        assert len(row) == 5, row
+        assert all(row), row
+        tests = re.findall(r"`(test_\w+)`", row[-1])
+        assert tests, row
+        assert set(tests) <= written, (row[0], set(tests) - written)
+
+
 # -- architecture ------------------------------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()

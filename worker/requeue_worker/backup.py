@@ -49,10 +49,10 @@ def backup(data_dir: Path, to: Path, chosen: Sequence[str] = ()) -> Iterator[Cop
     Raises DataDirError for a directory that cannot be used and BackupError for a copy that cannot be made.
     """
     running: list[tuple[str, DataDirLocked]] = []
-    for instance in _to_copy(data_dir, to, chosen):
+    for instance in to_copy(data_dir, to, chosen):
         try:
-            with held(data_dir / instance), _new(to, instance) as stage:
-                _copy(data_dir / instance, stage, link=True)
+            with held(data_dir / instance), new_directory(to, instance) as stage:
+                copy_files(data_dir / instance, stage, link=True)
         except DataDirLocked as error:
             running.append((instance, error))
         else:
@@ -65,7 +65,10 @@ def backup(data_dir: Path, to: Path, chosen: Sequence[str] = ()) -> Iterator[Cop
 
 def _take_from_worker(data_dir: Path, instance: str, to: Path, locked: DataDirLocked) -> None:
     try:
-        with copy_of_running(data_dir, instance, WORKER_PATIENCE_S) as copy, _new(to, instance) as stage:
+        with (
+            copy_of_running(data_dir, instance, WORKER_PATIENCE_S) as copy,
+            new_directory(to, instance) as stage,
+        ):
             try:
                 stage.rmdir()
                 copy.rename(stage)
@@ -73,7 +76,7 @@ def _take_from_worker(data_dir: Path, instance: str, to: Path, locked: DataDirLo
                 if error.errno != errno.EXDEV:
                     raise
                 stage.mkdir()
-                _copy(copy, stage, link=False)
+                copy_files(copy, stage, link=False)
     except NotReachable as error:
         raise DataDirLocked(
             f"{locked}, which can't be asked for a copy from here ({error}): run this where the worker runs"
@@ -89,18 +92,18 @@ def restore(
 
     `check` reads a copy before it gets its name, and says what is wrong with it. Raises as `backup`, and Damaged.
     """
-    instances = _to_copy(source, data_dir, chosen)
+    instances = to_copy(source, data_dir, chosen)
     for instance in instances:
-        with held(source / instance), _new(data_dir, instance) as stage:
+        with held(source / instance), new_directory(data_dir, instance) as stage:
             _check_format(source / instance)
-            _copy(source / instance, stage, link=False)
+            copy_files(source / instance, stage, link=False)
             wrong = check(stage) if check is not None else ""
             if wrong:
                 raise Damaged(f"{source / instance} is not restored, since it is not sound: {wrong}")
         yield Copied(instance, data_dir / instance, False)
 
 
-def _to_copy(source: Path, to: Path, chosen: Sequence[str]) -> list[str]:
+def to_copy(source: Path, to: Path, chosen: Sequence[str]) -> list[str]:
     """What is to be copied: something, and nothing that stands there already."""
     instances = instance_ids(source, chosen)
     if not instances:
@@ -128,7 +131,7 @@ def _check_format(path: Path) -> None:
 
 
 @contextmanager
-def _new(parent: Path, name: str) -> Iterator[Path]:
+def new_directory(parent: Path, name: str) -> Iterator[Path]:
     """A directory to fill, which gets its name at the end of the block, complete and on disk, or goes."""
     stage = None
     try:
@@ -148,19 +151,26 @@ def _new(parent: Path, name: str) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def _copy(source: Path, stage: Path, *, link: bool) -> None:
+def copy_files(source: Path, stage: Path, *, link: bool) -> None:
+    """Copy a database's files, tables as hard links where they may be. Raises OSError."""
     shutil.copymode(source, stage)
     for file in data_files(source):
-        copy = stage / file.name
         if link and file.suffix in _TABLES:
-            try:
-                os.link(file, copy)
-                continue
-            except OSError as error:  # another file system, too many links, or one without links
-                if error.errno == errno.ENOSPC:
-                    raise
-        shutil.copy(file, copy)
-        _sync(copy)
+            copy_table(file, stage)
+        else:
+            shutil.copy(file, stage / file.name)
+            _sync(stage / file.name)
+
+
+def copy_table(file: Path, stage: Path) -> None:
+    """Link a table, which is never changed, or copy it. Raises OSError."""
+    try:
+        os.link(file, stage / file.name)
+    except OSError as error:  # another file system, too many links, or one without links
+        if error.errno == errno.ENOSPC:
+            raise
+        shutil.copy(file, stage / file.name)
+        _sync(stage / file.name)
 
 
 def _sync(path: Path) -> None:

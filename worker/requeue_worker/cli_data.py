@@ -1,4 +1,4 @@
-"""`requeue-worker verify`, `backup` and `restore`: what is done with data directories beside `run`.
+"""`requeue-worker verify`, `backup`, `restore` and `salvage`: what is done with data directories beside `run`.
 
 Exit codes beyond those of cli.py: 6, data was read and something in it is not as it has to be.
 """
@@ -18,6 +18,7 @@ from requeue_worker.storage.directory import instance_ids
 
 if TYPE_CHECKING:
     from requeue_worker.backup import Copied
+    from requeue_worker.salvage import Salvaged
     from requeue_worker.verify import Report
 
 # Imported where they are used: the other commands do without the database.
@@ -51,7 +52,7 @@ _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print the r
 
 def register(group: click.Group) -> None:
     """Add the commands to `requeue-worker`."""
-    for command in (_verify, _backup, _restore):
+    for command in (_verify, _backup, _restore, _salvage):
         group.add_command(command)
 
 
@@ -129,6 +130,75 @@ def _restore(
 
     check = None if no_verify else _what_is_wrong
     _copy(lambda: restore(source, data_dir, instances, check), "restored", as_json)
+
+
+@click.command("salvage", short_help="Copy what can be read of damaged data.")
+@_directory("--data-dir", "data_dir", "Parent directory of the data, as for `run`.")
+@_directory("--to", "to", "Directory for what can be read; it becomes a data directory.")
+@_instances
+@_JSON
+def _salvage(data_dir: Path, to: Path, instances: tuple[str, ...], as_json: bool) -> None:
+    """Copy every record that can be read of the instance directories in --data-dir into another directory.
+
+    For data that `run` refuses or `verify` calls not sound. The damaged directory is not changed. What comes out is
+    sound; what is missing is told, as far as it can be known.
+
+    Exits with 0 when nothing is missing, with 6 when something is, and with 3 when the data is open in another process,
+    of a newer release, or --to has such a directory already.
+    """
+    from requeue_worker.backup import BackupError
+    from requeue_worker.salvage import salvage
+
+    results: list[Salvaged] = []
+    try:
+        for result in salvage(data_dir, to, instances):
+            results.append(result)
+            if not as_json:
+                _print_salvaged(result)
+    except DataDirError as error:
+        _fail(EXIT_DATA, str(error))
+    except BackupError as error:
+        _fail(EXIT_ERROR, str(error))
+    complete = all(result.complete for result in results)
+    if as_json:
+        said = [_salvaged_as_json(result) for result in results]
+        click.echo(json.dumps({"complete": complete, "instances": said}, indent=2))
+    if not complete:
+        sys.exit(EXIT_UNSOUND)
+
+
+def _print_salvaged(result: Salvaged) -> None:
+    found = f"{result.messages:,} pending and {result.dead:,} dead to {result.path}"
+    click.echo(f"{result.instance}: {'all' if result.complete else 'NOT ALL'} salvaged: {found}")
+    for note in result.notes:
+        click.echo(f"  {note}")
+    for gap in result.gaps:
+        end = "its end" if gap.end is None else gap.end.hex()
+        click.echo(
+            f"  {gap.family}: unreadable from {gap.start.hex() or 'its beginning'} to {end}: {gap.error}"
+        )
+    for unsound in result.unsound:
+        click.echo(f"  left out: {unsound}")
+    for queue, count in result.missing.items():
+        click.echo(f"  queue {queue}: {count:,} missing, by its counters")
+
+
+def _salvaged_as_json(result: Salvaged) -> dict[str, object]:
+    gaps = [
+        {"family": g.family, "start": g.start.hex(), "end": g.end and g.end.hex(), "error": g.error}
+        for g in result.gaps
+    ]
+    return {
+        "instance": result.instance,
+        "path": str(result.path),
+        "complete": result.complete,
+        "messages": result.messages,
+        "dead": result.dead,
+        "gaps": gaps,
+        "left_out": result.unsound,
+        "notes": result.notes,
+        "missing": dict(result.missing),
+    }
 
 
 def _copy(copies: Callable[[], Iterator[Copied]], done: str, as_json: bool) -> None:

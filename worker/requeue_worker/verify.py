@@ -22,6 +22,7 @@ from requeue_worker.errors import DataDamaged, DataDirUnreadable
 from requeue_worker.record import Record
 from requeue_worker.repeated import repeated_ids
 from requeue_worker.soundness import Shape, Wrong, sound_dead, sound_message, stored_queue
+from requeue_worker.storage.damage import Gap, readable
 from requeue_worker.storage.directory import data_files, held
 from requeue_worker.storage.keys import ID_LEN, META_MARK, META_QUEUE, id_of, ids_prefix
 from requeue_worker.storage.rocksdb import DEAD, FAMILIES, IDS, MESSAGES, META, Engine
@@ -145,7 +146,11 @@ class _Check:
     def _scan(self, family: str) -> Iterator[tuple[bytes, bytes]]:
         count = 0
         try:
-            for count, item in enumerate(self._engine.items(family, b"", _BEYOND), 1):
+            for item in readable(self._engine, family):
+                if isinstance(item, Gap):
+                    self._tell_gap(item)
+                    continue
+                count += 1
                 yield item
                 if not count % _TOLD_EVERY:
                     self._progress(self._read + count)
@@ -154,18 +159,28 @@ class _Check:
             self._report.records[family] = count
             self._progress(self._read)
 
+    def _tell_gap(self, gap: Gap) -> None:
+        """What cannot be read is a finding, and what depends on all of the family is then left out."""
+        self._unread.add(gap.family)
+        end = "to its end" if gap.end is None else f"up to {gap.end.hex()}"
+        self._report.add("readable", gap.family, f"{gap.error} ({end}). What depends on that is unchecked")
+
     # -- one family at a time --------------------------------------------------------------------------------
 
     def _check_meta(self) -> None:
         for key, value in self._scan(META):
             if key.startswith(META_QUEUE):
                 self._check_queue(key, value)
-            elif key.startswith(META_MARK):
-                letter = key[len(META_MARK) :]
-                if self._engine.get(DEAD, letter) is None:
-                    self._report.add("marks", f"meta {key.hex()}", "marks a dead letter that is not there")
+            elif key.startswith(META_MARK) and not self._has_letter(key[len(META_MARK) :]):
+                self._report.add("marks", f"meta {key.hex()}", "marks a dead letter that is not there")
         if self._report.format is None and self._read:
             self._report.add("format", "meta", "there is data, and no format version")
+
+    def _has_letter(self, key: bytes) -> bool:
+        try:
+            return self._engine.get(DEAD, key) is not None
+        except DataDamaged:
+            return True  # told when that family is read
 
     def _check_queue(self, key: bytes, value: bytes) -> None:
         try:

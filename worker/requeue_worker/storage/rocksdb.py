@@ -34,6 +34,7 @@ MESSAGES, DEAD, META, IDS = "messages", "dead", "meta", "ids"
 FAMILIES = (MESSAGES, DEAD, META, IDS)
 
 _MIB = 1 << 20
+_BEYOND = b"\xff" * 256  # no key is larger
 WRITE_BUFFER_BYTES = 32 * _MIB
 BLOCK_CACHE_BYTES = 32 * _MIB
 SCAN_CACHE_BYTES = 4 * _MIB  # a read-only database is scanned once, from end to end
@@ -145,8 +146,11 @@ class Engine:
             raise CommitError(str(error)) from error
 
     def get(self, family: str, key: bytes) -> bytes | None:
-        """The value, or None."""
-        value: bytes | None = self._families[family].get(key)
+        """The value, or None. Raises DataDamaged."""
+        try:
+            value: bytes | None = self._families[family].get(key)
+        except Exception as error:
+            raise DataDamaged(f"{family} can't be read at {key.hex()}: {error}{WHAT_TO_DO}") from error
         return value
 
     def present(self, family: str, keys: list[bytes]) -> set[bytes]:
@@ -185,6 +189,19 @@ class Engine:
             raise DataDamaged(f"{family} can't be read at {start.hex()}: {error}") from error
         return found
 
+    def first_key(self, family: str, start: bytes) -> bytes | None:
+        """The first key at or behind `start`. Raises DataDamaged."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(_BEYOND)
+        scan = self._families[family].iter(options)
+        scan.seek(start)
+        try:
+            scan.status()
+        except Exception as error:
+            raise DataDamaged(f"{family} can't be read at {start.hex()}: {error}") from error
+        key: bytes | None = scan.key() if scan.valid() else None
+        return key
+
     def keys(self, family: str, start: bytes, end: bytes) -> Iterator[bytes]:
         """As `items`, keys alone."""
         options = ReadOptions()
@@ -202,7 +219,7 @@ class Engine:
         try:
             end.status()
         except Exception as error:
-            raise DataDamaged(f"{family} can't be read at {beyond.hex()}: {error}") from error
+            raise DataDamaged(f"{family} can't be read at {beyond.hex()}: {error}{WHAT_TO_DO}") from error
         if end.valid():
             raise DataDamaged(f"{family} can't be read in one piece: a scan ended before {beyond.hex()}")
 
@@ -243,9 +260,20 @@ def _buffer_bytes(path: Path) -> int:
     return min(max(disk.f_blocks * disk.f_frsize // SMALL_DISK_SHARE, _MIB), WRITE_BUFFER_BYTES)
 
 
+def repair(path: Path) -> None:
+    """Make a database that can be opened of the tables and logs that are there; changes the directory.
+
+    Raises DataDirUnreadable.
+    """
+    try:
+        Rdict.repair(str(path), _db_options(_MIB))
+    except Exception as error:
+        raise DataDirUnreadable(f"{path} can't be repaired: {error}") from error
+
+
 def _check_logs(path: Path) -> None:
-    """RocksDB would take some damage for a torn tail: see `wal`."""
-    for log_file in path.glob("*.log"):
+    """RocksDB would take some damage for a torn tail: see `wal`. The manifest has the format of a log, too."""
+    for log_file in (*path.glob("*.log"), *path.glob("MANIFEST-*")):
         try:
             place = damaged_at(log_file)
         except OSError:

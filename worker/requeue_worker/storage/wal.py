@@ -1,4 +1,4 @@
-"""The end of a write-ahead log: torn by a crash, or damaged.
+"""The end of a log (the write-ahead log, the manifest): torn by a crash, or damaged.
 
 RocksDB cuts off a last record that is longer than what is left of the file, since that is what a crash in the middle of a
 write leaves. A flipped bit in the length of an older record looks the same to it, and would cost all that follows, without

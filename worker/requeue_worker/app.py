@@ -33,6 +33,7 @@ from requeue_worker.headroom import Headroom
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
 from requeue_worker.reaper.reaper import Reaper, ReaperStatus
+from requeue_worker.record import MAX_TIME_NS
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
 from requeue_worker.reporter import Reporter
@@ -88,7 +89,8 @@ class Worker:
         self.settings = settings
         self.counts = Counts()
         self._hooks = hooks or Hooks()
-        self._clock = clock
+        self._wall_clock = clock
+        self._clock = lambda: min(max(clock(), 0), MAX_TIME_NS)  # what keys and records can say
         self._closed = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
@@ -241,6 +243,7 @@ class Worker:
             broker,
             settings.instance_id,
             settings.stats_interval_ns,
+            self._wall_clock,
             clock_stepped=self._scheduler.look_again,
         )
 

@@ -124,7 +124,9 @@ def decide(
             return Drop(DeadReason.EXHAUSTED, error)
         return Bury(DeadReason.EXHAUSTED, error)
     if reply.delay_ns is not None:
-        return Retry(min(now_ns + reply.delay_ns, MAX_TIME_NS), error)
+        if now_ns + reply.delay_ns <= MAX_TIME_NS:
+            return Retry(now_ns + reply.delay_ns, error)
+        error = f"-NAK with a delay of {reply.delay_ns} ns, beyond the year 2262: retried by the backoff"
     wait_ns = backoff_ns(record, extras, policy, attempt, jitter)
     return Retry(min(now_ns + wait_ns, MAX_TIME_NS), error)
 

@@ -189,7 +189,17 @@ DECISIONS = [
     ("nak with a delay", Reply(Verb.NAK, 7 * S, ""), {}, {}, Retry(NOW_NS + 7 * S, REFUSED)),
     ("nak now", Reply(Verb.NAK, 0, ""), {}, {}, Retry(NOW_NS, REFUSED)),
     ("nak with a text", Reply(Verb.NAK, None, "busy"), {}, {}, Retry(NOW_NS + 2 * S, "busy")),
-    ("nak until the end of time", Reply(Verb.NAK, MAX_TIME_NS, ""), {}, {}, Retry(MAX_TIME_NS, REFUSED)),
+    ("nak until the end of time", Reply(Verb.NAK, MAX_TIME_NS - NOW_NS, ""), {}, {}, Retry(MAX_TIME_NS, REFUSED)),
+    (
+        "nak beyond the end of time",
+        Reply(Verb.NAK, MAX_TIME_NS, ""),
+        {},
+        {},
+        Retry(
+            NOW_NS + 2 * S,
+            f"-NAK with a delay of {MAX_TIME_NS} ns, beyond the year 2262: retried by the backoff",
+        ),
+    ),
     ("last but one", FAILED, {"retries": 3, "attempts": 1}, {}, Retry(NOW_NS + 2 * S, NO_ANSWER)),
     ("last", FAILED, {"retries": 3, "attempts": 2}, {}, Bury(DeadReason.EXHAUSTED, NO_ANSWER)),
     ("last, by a delayed nak", Reply(Verb.NAK, S, "x"), {"retries": 1}, {}, Bury(DeadReason.EXHAUSTED, "x")),

@@ -28,10 +28,11 @@ class Allowance:
         if queue.paused_until_ns > now_ns:
             return 0, queue.paused_until_ns
         in_flight = self._in_flight
-        if queue.in_flight and in_flight.bytes >= self._max_in_flight_bytes:
-            return 0, ANY_SLOT
         slots, until_ns = policy.max_in_flight - queue.in_flight, NEVER
-        free = max(self._max_in_flight - len(in_flight), FAIR_SLOTS - queue.in_flight)
+        if in_flight.bytes < self._max_in_flight_bytes:
+            free = max(self._max_in_flight - len(in_flight), FAIR_SLOTS - queue.in_flight)
+        else:
+            free = 1 - queue.in_flight
         if free < slots:
             slots, until_ns = free, ANY_SLOT
         if policy.max_rate is not None:

@@ -98,8 +98,8 @@ class ReadAhead:
         """
         if lane.head_due_ns > now_ns + READ_LEAD_NS or lane.reading:
             return
-        if lane.ready and self.ready_bytes >= READY_BYTES:
-            return
+        if lane.ready and self.ready_bytes >= READY_BYTES // 2:
+            return  # the other half is for lanes that have nothing: one blocked queue must not slow down all
         limit = min(max(READ_LIMIT * lane.queue.policy.weight // _WEIGHT, READ_LEAST), READ_MOST)
         # Not low, but what came since is due before what is there: a head of 0 is not known, and says nothing.
         overtaken = lane.ready and 0 < lane.head_due_ns < time_of(lane.ready[0][0])

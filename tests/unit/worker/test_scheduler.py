@@ -260,6 +260,17 @@ def test_the_bytes_in_flight_are_bounded(path: Path) -> None:
             assert len(worker.sent) > before, "a freed byte has to bring the next message"
 
 
+def test_beyond_the_bytes_in_flight_a_queue_with_nothing_in_flight_gets_one_message(path: Path) -> None:
+    queues = 20
+    with VirtualWorker(path, max_in_flight_bytes=1 << 20) as worker:
+        for number in range(queues):
+            for _ in range(5):
+                worker.publish(b"x" * 200_000, queue=f"q{number}")
+        worker.run_for(100 * MS)
+        assert {sent.queue for sent in worker.sent} == {f"q{number}" for number in range(queues)}
+        assert worker.worker._replayer.in_flight.bytes < (1 << 20) + TICK_BYTES + queues * 200_500
+
+
 def test_tokens_come_at_their_rate_and_no_faster(path: Path) -> None:
     with VirtualWorker(path, defaults={"max_rate": 10}) as worker:
         worker.answer = settles
@@ -507,6 +518,22 @@ def test_the_read_ahead_of_many_queues_is_bounded_in_bytes(path: Path) -> None:
         worker.run_for(S)
         assert len(worker.sent) == 60
         assert highest < 2 * READY_BYTES + 60 * 901_000
+
+
+def test_a_blocked_queue_of_large_messages_leaves_the_others_their_read_ahead(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.queue("blocked").paused_until_ns = NEVER
+        for _ in range(700):
+            worker.publish(b"x" * 100_000, queue="blocked")
+        worker.run_for(S)
+        worker.store.read_ns = 10 * MS
+        worker.broker.cut()
+        for _ in range(500):
+            worker.publish(b"", queue="other")
+        worker.run_for(S)
+        worker.broker.mend()
+        worker.run_for(50 * MS)
+        assert len(worker.sent) == 500, "one read, and not one for each message"
 
 
 def ready_bytes(worker: VirtualWorker) -> int:

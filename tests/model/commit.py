@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     puts: frozenset[int]
     deletes: frozenset[int]
     checkpoint: int
-    count: int
+    counter: int
     acks: frozenset[int]  #: messages
     released: frozenset[int]
     lowest: int | None  #: smallest key inserted
@@ -89,7 +89,7 @@ class Lane(NamedTuple):
     # on disk
     pending: frozenset[int] = NO_KEYS
     checkpoint: int = 0
-    count: int = 0
+    counter: int = 0
     # seen by clients and handlers: messages
     offered: int = 0
     acked: frozenset[int] = NO_KEYS
@@ -175,7 +175,7 @@ class CommitModel(Model[Lane]):
     def counters_agree(self, at: Lane) -> bool:
         """Invariant 3, on disk and in memory."""
         under_way = at.batch is not None and not at.batch.landed
-        return at.count == len(at.pending) and (under_way or at.counted == at.count)
+        return at.counter == len(at.pending) and (under_way or at.counted == at.counter)
 
     def one_dispatch_at_a_time(self, at: Lane) -> bool:
         """In one life: waiting to go out, in flight, or ended and not yet committed; one of these, once."""
@@ -314,7 +314,7 @@ class CommitModel(Model[Lane]):
             yield Step("land records", at._replace(pending=pending))
             return
         landed = at.batch._replace(landed=True)
-        state = at._replace(pending=pending, checkpoint=landed.checkpoint, count=landed.count, batch=landed)
+        state = at._replace(pending=pending, checkpoint=landed.checkpoint, counter=landed.counter, batch=landed)
         yield Step("land", state)
 
     def finish(self, at: Lane) -> Iterator[Step[Lane]]:
@@ -471,8 +471,8 @@ class CommitModel(Model[Lane]):
         """`QueueState.load`. What was never acked and is not on disk is the client's to send again."""
         left = set(map(self.message, at.pending))
         return Lane(
-            pending=at.pending, checkpoint=at.checkpoint, count=at.count,
+            pending=at.pending, checkpoint=at.checkpoint, counter=at.counter,
             offered=at.offered, acked=at.acked, replied=at.replied - left,
-            top=at.checkpoint, counted=at.count, cursor=at.checkpoint, head=0 if at.count else None,
+            top=at.checkpoint, counted=at.counter, cursor=at.checkpoint, head=0 if at.counter else None,
             crashes=at.crashes - 1, retries=at.retries, rekeys_left=at.rekeys_left, reschedules=at.reschedules,
         )  # fmt: skip

@@ -31,7 +31,7 @@ def check(size: Size) -> None:
     assert found.violation is None, found.violation
 
 
-@pytest.mark.parametrize("size", [Size(records=1), Size(kills=1, powers=1, returns=0)], ids=str)
+@pytest.mark.parametrize("size", [Size(kills=1), Size(kills=1, powers=1, returns=0)], ids=str)
 def test_two_reapers_and_an_owner_that_comes_back(size: Size) -> None:
     check(size)
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.cluster.build import BUILD_TIMEOUT_S, control_plane_binary
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.specs import path
 
 _CRDS = Path(__file__).parents[2] / "crds"
 _NUMBERS = itertools.count()
@@ -39,7 +38,7 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def cluster(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     plane = ControlPlane(control_plane_binary(say), tmp_path_factory.mktemp("cluster"))
     try:
-        plane.start()
+        plane.start(_CRDS)
         yield plane
     finally:
         plane.stop()
@@ -53,11 +52,3 @@ def namespace(cluster: ControlPlane) -> str:
     status, answer = cluster.request("POST", "/api/v1/namespaces", body)
     assert status == 201, answer
     return name
-
-
-@pytest.fixture(scope="session")
-def crd(cluster: ControlPlane) -> None:
-    """The committed CRD, as a user applies it, and served."""
-    cluster.kubectl("apply", "-f", str(_CRDS))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/requeuequeues.requeue.dev", "--timeout=60s")
-    cluster.until("RequeueQueues are served", lambda: cluster.get(path("default")) is not None)

@@ -12,8 +12,6 @@ from requeue_operator.validation import read_spec
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.specs import path, requeue_queue
 
-pytestmark = pytest.mark.usefixtures("crd")
-
 _KEY = {"secretName": "nats", "key": "k"}
 SPECS: dict[str, dict[str, Any]] = {
     "least": {},

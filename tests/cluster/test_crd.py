@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.specs import path, requeue_queue
 
-pytestmark = pytest.mark.usefixtures("crd")
 _MERGE = "application/merge-patch+json"
 
 

@@ -14,8 +14,6 @@ from requeue_protocol.policy import NamedQueuePolicy, QueuePolicy
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.specs import path, requeue_queue
 
-pytestmark = pytest.mark.usefixtures("crd")
-
 #: spellings that a worker takes and the custom resource does not, since a schema needs one type and one order
 NARROWER = [
     {"delay": 5},

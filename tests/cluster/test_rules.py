@@ -10,8 +10,6 @@ from requeue_operator import cel
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.specs import path, requeue_queue
 
-pytestmark = pytest.mark.usefixtures("crd")
-
 
 class Case(NamedTuple):
     rule: str

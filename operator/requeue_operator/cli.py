@@ -1,0 +1,46 @@
+"""The command `requeue-operator`. Exit codes: 0 stopped by a signal, 1 ended by an error, 2 wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="nats-requeue", prog_name="requeue-operator")
+def main() -> None:
+    """Runs fleets of workers from RequeueQueue resources."""
+
+
+@main.command(short_help="Run the operator until it is told to stop.")
+@click.option(
+    "--namespace", "namespaces", metavar="NS", multiple=True, help="Namespace to look after. Repeat it."
+)
+@click.option("--all-namespaces", is_flag=True, help="Look after all namespaces.")
+@click.option(
+    "--image",
+    envvar="REQUEUE_WORKER_IMAGE",
+    required=True,
+    metavar="IMAGE",
+    help="Image of the workers where a RequeueQueue names none. [env: REQUEUE_WORKER_IMAGE]",
+)
+def run(namespaces: tuple[str, ...], all_namespaces: bool, image: str) -> None:
+    """Keep every RequeueQueue as it asks to be. Run one operator for a namespace.
+
+    Logs in by KUBECONFIG, else as the service account of its pod.
+    """
+    if bool(namespaces) == all_namespaces:
+        raise click.UsageError("name the namespaces with --namespace, or give --all-namespaces")
+    from requeue_operator.handlers import operate
+
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(operate(namespaces=namespaces, image=image))
+
+
+if __name__ == "__main__":
+    main()

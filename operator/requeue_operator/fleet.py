@@ -1,0 +1,75 @@
+"""Who is reconciled when: one task a RequeueQueue, poked by events and by time.
+
+    poke → reconcile now (at most `_AT_ONCE` of them at a time) → wait for the next poke, or until it is time again
+
+Pokes that come while a reconcile runs make one more, not many. A failure is tried again after 1 s, 2 s, ... 60 s; a
+success after about ten minutes, spread out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 8
+_RESYNC_S: Final = 600.0
+_LONGEST_WAIT_S: Final = 60.0
+
+Key = tuple[str, str]
+"""Namespace and name."""
+Run = Callable[[str, str], Awaitable[bool]]
+"""Reconciles one; False when it is gone. Whatever it raises is a failure."""
+
+
+class Fleet:
+    """All RequeueQueues that are known. Lives on one event loop."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._pokes: dict[Key, asyncio.Event] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+
+    def poke(self, namespace: str, name: str) -> None:
+        """Something happened to it, or to a child of it."""
+        key = (namespace, name)
+        if key not in self._tasks:
+            self._pokes[key] = asyncio.Event()
+            self._tasks[key] = asyncio.create_task(self._follow(key), name=f"reconcile {namespace}/{name}")
+        self._pokes[key].set()
+
+    async def close(self) -> None:
+        """Stop; what was under way is done again at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, key: Key) -> None:
+        failures, poked = 0, self._pokes[key]
+        while True:
+            poked.clear()
+            try:
+                async with self._slots:
+                    is_there = await self._run(*key)
+            except Exception as error:
+                failures += 1
+                wait_s = min(_LONGEST_WAIT_S, 2.0 ** (failures - 1))
+                extra = {"namespace": key[0], "requeuequeue": key[1], "error": str(error)}
+                log.warning(
+                    "reconcile failed, trying again in %g s", wait_s, extra=extra, exc_info=failures == 1
+                )
+            else:
+                failures, wait_s = 0, _RESYNC_S * random.uniform(0.8, 1.2)
+                if not is_there and not poked.is_set():
+                    del self._pokes[key], self._tasks[key]
+                    return
+            try:
+                await asyncio.wait_for(poked.wait(), wait_s)
+            except TimeoutError:
+                continue

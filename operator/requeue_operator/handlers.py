@@ -1,0 +1,92 @@
+"""The operator as a process. Alone imports kopf, which watches and reconnects; everything else is our own.
+
+Only raw events are taken: they write nothing into objects, force no finalizer, and each pokes the same reconcile. So
+nothing hangs while the operator is down, and an event that is lost costs a resync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+import kopf
+
+from requeue_operator.api import GROUP, PLURAL, VERSION
+from requeue_operator.children.naming import MANAGER
+from requeue_operator.fleet import Fleet
+from requeue_operator.kube import Kube
+from requeue_operator.reconcile import reconcile
+
+_INSTANCE: Final = "app.kubernetes.io/instance"
+_LABELS: Final = {"app.kubernetes.io/managed-by": MANAGER}
+_CHILDREN: Final = (
+    ("", "v1", "configmaps"),
+    ("", "v1", "services"),
+    ("", "v1", "serviceaccounts"),
+    ("", "v1", "persistentvolumeclaims"),
+    ("apps", "v1", "statefulsets"),
+    ("policy", "v1", "poddisruptionbudgets"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
+)
+
+
+async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Event | None = None) -> None:
+    """Reconcile until a signal stops it; no namespaces: all of them."""
+    async with await Kube.connect() as kube:
+
+        async def run(namespace: str, name: str) -> bool:
+            outcome = await reconcile(kube, namespace, name, image)
+            if outcome is None:
+                return False
+            for event in outcome.events:
+                kind = "Warning" if event.is_warning else "Normal"
+                kopf.event(
+                    cast(kopf.Body, outcome.queue), type=kind, reason=event.reason, message=event.message
+                )
+            if outcome.error is not None:
+                raise outcome.error
+            return True
+
+        fleet = Fleet(run)
+        try:
+            await kopf.operator(
+                registry=_registry(fleet),
+                settings=_settings(),
+                namespaces=namespaces,
+                clusterwide=not namespaces,
+                standalone=True,
+                ready_flag=ready,
+            )
+        finally:
+            await fleet.close()
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.networking.request_timeout = 30
+    settings.watching.server_timeout = 300
+    settings.posting.loggers = False
+    # Never used by raw events; set all the same, so that a handler of another kind could not leave kopf's defaults.
+    settings.persistence.finalizer = f"{GROUP}/operator"
+    return settings
+
+
+def _registry(fleet: Fleet) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def of_queue(namespace: str | None, name: str, **_: Any) -> None:
+        fleet.poke(namespace or "", name)
+
+    async def of_child(namespace: str | None, labels: Any, **_: Any) -> None:
+        if _INSTANCE in labels:
+            fleet.poke(namespace or "", labels[_INSTANCE])
+
+    for group, version, plural in _CHILDREN:
+        watched = kopf.on.event(group, version, plural, labels=_LABELS, registry=registry, id=f"of_{plural}")
+        watched(of_child)
+    return registry

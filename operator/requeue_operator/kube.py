@@ -1,0 +1,155 @@
+"""The Kubernetes API as the operator uses it: plain documents, server-side apply. Alone imports the client library.
+
+Every call ends within `_TIMEOUT_S`. What is not there is None; every other refusal is a `KubeError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final, Self
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from requeue_operator.children.naming import MANAGER, Manifest
+
+_TIMEOUT_S: Final = 30
+_PLURALS: Final = {
+    "RequeueQueue": "requeuequeues",
+    "ServiceAccount": "serviceaccounts",
+    "ConfigMap": "configmaps",
+    "Service": "services",
+    "NetworkPolicy": "networkpolicies",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "StatefulSet": "statefulsets",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+}
+_MERGE: Final = "application/merge-patch+json"
+_APPLY: Final = "application/apply-patch+yaml"
+
+
+class KubeError(Exception):
+    """The API server refused, or could not be reached (status 0). Worth trying again later."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class Forbidden(KubeError):
+    """RBAC does not allow it: needs somebody's hand."""
+
+
+class Rejected(KubeError):
+    """The API server takes no such object: needs another spec, or a quota."""
+
+
+class Kube:
+    """A connection. `async with await Kube.connect() as kube`."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls) -> Self:
+        """Log in by KUBECONFIG, else as the pod's service account, else by `~/.kube/config`."""
+        configuration = Configuration()
+        in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+        if in_cluster:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            file = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+            await config.load_kube_config(config_file=file, client_configuration=configuration)
+        return cls(ApiClient(configuration))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Manifest | None:
+        """The live object."""
+        return await self._call("GET", _path(api_version, kind, namespace, name))
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str, labels: dict[str, str]
+    ) -> list[Manifest]:
+        """The live objects that have these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        answer = await self._call("GET", _path(api_version, kind, namespace), {"labelSelector": selector})
+        items: list[Manifest] = (answer or {}).get("items") or []
+        return items
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Server-side apply as the one field manager. Writes nothing when nothing differs."""
+        query = {"fieldManager": MANAGER, "force": "true"}
+        answer = await self._call("PATCH", _path_of(manifest), query, manifest, _APPLY)
+        return answer or {}
+
+    async def delete(self, live: Manifest) -> None:
+        """Delete this very object; one that was made anew under its name stays."""
+        options = {"preconditions": {"uid": live["metadata"]["uid"]}, "propagationPolicy": "Background"}
+        await self._call("DELETE", _path_of(live), body=options)
+
+    async def patch_status(self, live: Manifest, status: Manifest) -> None:
+        """Merge `status` into the status of `live`."""
+        await self._call("PATCH", f"{_path_of(live)}/status", body={"status": status}, content_type=_MERGE)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest | None:
+        client = self._client
+        try:
+            _, url, headers, sent, _ = await client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Content-Type": content_type, "Accept": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await client.rest_client.request(
+                method, url, headers=headers, body=sent, _request_timeout=_TIMEOUT_S
+            )
+            content = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise KubeError(0, f"the API server cannot be reached: {error}") from error
+        return _decoded(response.status, content)
+
+
+def _decoded(status: int, content: bytes) -> Manifest | None:
+    try:
+        document: Any = json.loads(content)
+    except ValueError:
+        document = {"message": content[:200].decode(errors="replace")}
+    if status in (200, 201, 202):
+        found: Manifest = document
+        return found
+    message = str(document.get("message") or document)
+    if status == 404:
+        return None
+    if status == 403:
+        # A quota that is used up is refused with the same status.
+        raise (Rejected if "exceeded quota" in message else Forbidden)(status, message)
+    if status in (400, 422):
+        raise Rejected(status, message)
+    raise KubeError(status, message)
+
+
+def _path(api_version: str, kind: str, namespace: str, name: str = "") -> str:
+    root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+    return f"{root}/namespaces/{namespace}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+
+
+def _path_of(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    return _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])

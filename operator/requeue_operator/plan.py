@@ -1,0 +1,121 @@
+"""Observed state → what to do: pure.
+
+    observe (reconcile.py) → plan → apply in order (reconcile.py) → status (status.py)
+
+A plan is judged anew at every reconcile, from live objects alone; nothing is remembered between two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from requeue_operator.api import RequeueQueueSpec
+from requeue_operator.children import Manifest, Owner, children
+from requeue_operator.children.pod import WORKER
+from requeue_operator.validation import InvalidSpec, NotBuilt, read_spec
+
+Key = tuple[str, str]
+"""Kind and name of a child."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Live objects: the RequeueQueue, what stands under the names of its children, and its claims."""
+
+    queue: Manifest
+    children: Mapping[Key, Manifest]
+    claims: tuple[Manifest, ...]
+
+    @property
+    def owner(self) -> Owner:
+        """Whose children they are."""
+        metadata = self.queue["metadata"]
+        return Owner(metadata["name"], metadata["namespace"], metadata["uid"])
+
+    @property
+    def stateful_set(self) -> Manifest | None:
+        """The live StatefulSet."""
+        return self.children.get(("StatefulSet", self.owner.name))
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Nothing goes on until somebody does something: a reason in one word, and what to do."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to delete, then what to apply, in order. `stall`: neither, and why. `spec` is None when it can't be read."""
+
+    spec: RequeueQueueSpec | None = None
+    delete: tuple[Manifest, ...] = ()
+    apply: tuple[Manifest, ...] = ()
+    stall: Stall | None = None
+    image: str | None = None
+
+
+def plan(observed: Observed, default_image: str) -> Plan:
+    """The actions that lead from `observed` to what its spec asks for."""
+    try:
+        spec = read_spec(observed.queue["spec"])
+    except NotBuilt as wrong:
+        return Plan(stall=Stall("NotBuilt", str(wrong)))
+    except InvalidSpec as wrong:
+        return Plan(stall=Stall("InvalidSpec", str(wrong)))
+    live_set = observed.stateful_set
+    image = spec.image or _image_of(live_set) or default_image
+    if spec.paused:
+        return Plan(spec, image=image)
+    wanted = children(observed.owner, spec, image=image, volume_size=_volume_size(live_set))
+    taken = [each for each in wanted if _is_foreign(observed, each)]
+    if taken:
+        names = ", ".join(f"{each['kind']} {each['metadata']['name']}" for each in taken)
+        text = (
+            f"{names} exists and belongs to something else; delete it, or give the RequeueQueue another name"
+        )
+        return Plan(spec, stall=Stall("NameTaken", text), image=image)
+    keys = {_key(each) for each in wanted}
+    unwanted = tuple(
+        live
+        for key, live in observed.children.items()
+        if key not in keys and _is_own(live, observed.owner) and not _is_going(live)
+    )
+    return Plan(spec, unwanted, tuple(wanted), image=image)
+
+
+def _key(manifest: Manifest) -> Key:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _is_own(live: Manifest, owner: Owner) -> bool:
+    references: list[Any] = live["metadata"].get("ownerReferences") or []
+    return any(each.get("uid") == owner.uid for each in references)
+
+
+def _is_foreign(observed: Observed, wanted: Manifest) -> bool:
+    live = observed.children.get(_key(wanted))
+    return live is not None and not _is_own(live, observed.owner)
+
+
+def _is_going(live: Manifest) -> bool:
+    return live["metadata"].get("deletionTimestamp") is not None
+
+
+def _image_of(stateful_set: Manifest | None) -> str | None:
+    """The image in use goes on where the spec names none: an upgrade of the operator restarts no worker."""
+    if stateful_set is None:
+        return None
+    containers = stateful_set["spec"]["template"]["spec"]["containers"]
+    return next((str(each["image"]) for each in containers if each["name"] == WORKER), None)
+
+
+def _volume_size(stateful_set: Manifest | None) -> str | None:
+    if stateful_set is None:
+        return None
+    (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
+    return str(claim["spec"]["resources"]["requests"]["storage"])

@@ -1,0 +1,91 @@
+"""One idempotent, level-triggered reconcile: observe → plan → apply → observe → status.
+
+Reads live objects at each run and keeps nothing between two. A run that changes nothing writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from requeue_operator.api import GROUP, KIND, VERSION
+from requeue_operator.children import Manifest, Owner
+from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
+from requeue_operator.plan import Observed, Plan, Stall, plan
+from requeue_operator.status import Event, changed, status_of, transitions
+
+_API: Final = f"{GROUP}/{VERSION}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The RequeueQueue as it was read, what is worth telling, and what is to be tried again."""
+
+    queue: Manifest
+    events: list[Event]
+    error: KubeError | None = None
+
+
+async def reconcile(kube: Kube, namespace: str, name: str, default_image: str) -> Outcome | None:
+    """Lead one RequeueQueue to what it asks for. None when it is gone or going: the garbage collector does the rest.
+
+    Raises KubeError when the API server cannot be asked; a refusal of one action ends up in the status first.
+    """
+    queue = await kube.get(_API, KIND, namespace, name)
+    if queue is None or queue["metadata"].get("deletionTimestamp") is not None:
+        return None
+    observed = await _observe(kube, queue)
+    planned = plan(observed, default_image)
+    stall, error = planned.stall, None
+    if stall is None:
+        try:
+            observed = await _carry_out(kube, observed, planned)
+        except (Forbidden, Rejected) as refusal:
+            error = refusal
+            stall = _stall(refusal)
+    status = status_of(observed, planned, stall, _now())
+    difference = changed(observed, status)
+    if difference:
+        await kube.patch_status(queue, difference)
+    return Outcome(queue, transitions(observed, status), error)
+
+
+async def _observe(kube: Kube, queue: Manifest) -> Observed:
+    owner = Owner(queue["metadata"]["name"], queue["metadata"]["namespace"], queue["metadata"]["uid"])
+    wanted = (
+        ("v1", "ServiceAccount", owner.service_account),
+        ("v1", "ConfigMap", owner.config_map),
+        ("v1", "Service", owner.name),
+        ("v1", "Service", f"{owner.name}-metrics"),
+        ("networking.k8s.io/v1", "NetworkPolicy", owner.name),
+        ("policy/v1", "PodDisruptionBudget", owner.name),
+        ("apps/v1", "StatefulSet", owner.name),
+    )
+    found = await asyncio.gather(*(kube.get(api, kind, owner.namespace, name) for api, kind, name in wanted))
+    live = {
+        (kind, name): each for (_, kind, name), each in zip(wanted, found, strict=True) if each is not None
+    }
+    claims = await kube.list("v1", "PersistentVolumeClaim", owner.namespace, owner.labels)
+    return Observed(queue, live, tuple(claims))
+
+
+async def _carry_out(kube: Kube, observed: Observed, planned: Plan) -> Observed:
+    """Delete, then apply in order; the state after that."""
+    for live in planned.delete:
+        await kube.delete(live)
+    after = dict(observed.children)
+    for manifest in planned.apply:
+        after[(manifest["kind"], manifest["metadata"]["name"])] = await kube.apply(manifest)
+    return replace(observed, children=after)
+
+
+def _stall(refusal: Forbidden | Rejected) -> Stall:
+    if isinstance(refusal, Forbidden):
+        return Stall("Forbidden", f"the operator lacks a permission; grant it: {refusal}")
+    return Stall("Rejected", f"the API server refuses a child; change what it names: {refusal}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

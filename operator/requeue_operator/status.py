@@ -1,0 +1,182 @@
+"""What the operator says about a RequeueQueue: status and conditions, from live objects. Pure.
+
+Ready, Reconciling and Stalled follow kstatus: of the three one at most is True, and all are about the generation in
+`observedGeneration`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from requeue_operator.children import Manifest
+from requeue_operator.plan import Observed, Plan, Stall
+
+_LISTED_CLAIMS: Final = 100
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that changed and is worth telling once."""
+
+    is_warning: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Finding:
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+def status_of(observed: Observed, plan: Plan, stall: Stall | None, now: str) -> Manifest:
+    """The status to write. `observed` is the state after the plan was carried out; `now` an RFC 3339 time."""
+    live_set = observed.stateful_set
+    told = (live_set or {}).get("status", {})
+    status: dict[str, Any] = {
+        "observedGeneration": observed.queue["metadata"]["generation"],
+        "replicas": told.get("replicas", 0),
+        "readyReplicas": told.get("readyReplicas", 0),
+        "selector": ",".join(f"{key}={value}" for key, value in observed.owner.selector.items()),
+        "conditions": _conditions(observed, _findings(observed, plan, stall), now),
+        "retainedClaims": _retained(observed, plan)[:_LISTED_CLAIMS],
+    }
+    if plan.image is not None:
+        status["effective"] = {"image": plan.image}
+    return status
+
+
+def changed(observed: Observed, status: Manifest) -> Manifest:
+    """The part of `status` that differs from the one written last."""
+    before = observed.queue.get("status") or {}
+    return {key: value for key, value in status.items() if before.get(key) != value}
+
+
+def transitions(observed: Observed, status: Manifest) -> list[Event]:
+    """An event for each condition that is another one than before."""
+    before = {each["type"]: each for each in _written(observed)}
+    events = []
+    for now in status["conditions"]:
+        past = before.get(now["type"], {"status": "False", "reason": ""})
+        same = (past["status"], past["reason"]) == (now["status"], now["reason"])
+        if now["type"] == "Stalled" and now["status"] == "True" and not same:
+            events.append(Event(True, now["reason"], now["message"]))
+        if now["type"] == "Ready" and past["status"] != now["status"] and now["status"] == "True":
+            events.append(Event(False, now["reason"], now["message"]))
+    return events
+
+
+def _written(observed: Observed) -> list[Manifest]:
+    conditions: list[Manifest] = (observed.queue.get("status") or {}).get("conditions") or []
+    return conditions
+
+
+def _conditions(observed: Observed, findings: list[_Finding], now: str) -> list[Manifest]:
+    before = {each["type"]: each for each in _written(observed)}
+    conditions = []
+    for each in findings:
+        status = "True" if each.status else "False"
+        past = before.get(each.type)
+        since = past["lastTransitionTime"] if past is not None and past["status"] == status else now
+        conditions.append(
+            {
+                "type": each.type,
+                "status": status,
+                "reason": each.reason,
+                "message": each.message,
+                "observedGeneration": observed.queue["metadata"]["generation"],
+                "lastTransitionTime": since,
+            }
+        )
+    return conditions
+
+
+def _findings(observed: Observed, plan: Plan, stall: Stall | None) -> list[_Finding]:
+    waiting = None if stall else _waiting_for(observed, plan)
+    if stall is not None:
+        ready = _Finding("Ready", False, stall.reason, stall.message)
+    elif waiting is not None:
+        ready = _Finding("Ready", False, "Progressing", waiting)
+    else:
+        ready = _ready(observed, plan)
+    return [
+        ready,
+        _Finding("Reconciling", waiting is not None, "Progressing" if waiting else "Done", waiting or ""),
+        _Finding(
+            "Stalled", stall is not None, stall.reason if stall else "Fine", stall.message if stall else ""
+        ),
+        *_storage(observed, plan),
+    ]
+
+
+def _ready(observed: Observed, plan: Plan) -> _Finding:
+    replicas = plan.spec.replicas if plan.spec else 0
+    if plan.spec is not None and plan.spec.paused:
+        return _Finding("Ready", True, "Paused", "the operator changes nothing while spec.paused is true")
+    if replicas == 0:
+        return _Finding("Ready", True, "ScaledToZero", "no worker runs; messages wait on their volumes")
+    return _Finding("Ready", True, "WorkersReady", f"all workers are ready: {replicas}")
+
+
+def _waiting_for(observed: Observed, plan: Plan) -> str | None:
+    """What is not as asked for yet, in a sentence."""
+    if plan.spec is None or plan.spec.paused:
+        return None
+    live_set = observed.stateful_set
+    if live_set is None:
+        return "the StatefulSet is being made"
+    told, wanted = live_set.get("status", {}), plan.spec.replicas
+    if told.get("observedGeneration", 0) < live_set["metadata"]["generation"]:
+        return "the StatefulSet's controller has not seen the change yet"
+    updated, ready = told.get("updatedReplicas", 0), told.get("readyReplicas", 0)
+    if told.get("replicas", 0) != wanted:
+        return f"{told.get('replicas', 0)} pods are there; {wanted} are asked for"
+    if told.get("updateRevision") != told.get("currentRevision") and updated < wanted:
+        return f"{updated} of {wanted} pods are of the new revision"
+    if ready < wanted:
+        return f"{ready} of {wanted} workers are ready"
+    return None
+
+
+def _storage(observed: Observed, plan: Plan) -> list[_Finding]:
+    if plan.spec is None:
+        return []
+    lost = [
+        name for name, claim in _claims(observed).items() if claim.get("status", {}).get("phase") == "Lost"
+    ]
+    smaller = [
+        name
+        for name, claim in _claims(observed).items()
+        if claim["spec"]["resources"]["requests"]["storage"] != plan.spec.storage.size
+    ]
+    if lost:
+        storage = _Finding("StorageReady", False, "VolumeLost", f"the volume is gone of {', '.join(lost)}")
+    elif smaller:
+        text = f"this release cannot expand volumes; of another size than spec.storage.size: {', '.join(smaller)}"
+        storage = _Finding("StorageReady", False, "ExpansionNotBuilt", text)
+    else:
+        storage = _Finding("StorageReady", True, "Fine", "")
+    retained = _retained(observed, plan)
+    drained = _Finding("Drained", True, "Fine", "")
+    if retained:
+        text = "volumes with data that no worker uses; scale up to use them again: " + ", ".join(retained)
+        drained = _Finding("Drained", False, "Retained", text)
+    return [storage, drained]
+
+
+def _claims(observed: Observed) -> dict[str, Manifest]:
+    claims = sorted(observed.claims, key=lambda claim: _ordinal(claim, observed))
+    return {claim["metadata"]["name"]: claim for claim in claims}
+
+
+def _retained(observed: Observed, plan: Plan) -> list[str]:
+    replicas = plan.spec.replicas if plan.spec is not None else observed.queue["spec"]["replicas"]
+    return [name for name, claim in _claims(observed).items() if _ordinal(claim, observed) >= replicas]
+
+
+def _ordinal(claim: Manifest, observed: Observed) -> int:
+    suffix = str(claim["metadata"]["name"]).removeprefix(f"data-{observed.owner.name}-")
+    return int(suffix) if suffix.isdecimal() else -1

@@ -98,11 +98,13 @@ class ReadAhead:
         """
         if lane.head_due_ns > now_ns + READ_LEAD_NS or lane.reading:
             return
-        if lane.ready and self.ready_bytes >= READY_BYTES // 2:
-            return  # the other half is for lanes that have nothing: one blocked queue must not slow down all
-        limit = min(max(READ_LIMIT * lane.queue.policy.weight // _WEIGHT, READ_LEAST), READ_MOST)
-        # Not low, but what came since is due before what is there: a head of 0 is not known, and says nothing.
+        # What came since is due before what is there: a head of 0 is not known, and says nothing.
         overtaken = lane.ready and 0 < lane.head_due_ns < time_of(lane.ready[0][0])
+        # Half is for lanes that have nothing: one blocked queue must not slow down all. Beyond all of it an earlier
+        # message is read still: what is there may not be due for an hour, when the clock was put back.
+        if lane.ready and self.ready_bytes >= (2 * READY_BYTES if overtaken else READY_BYTES // 2):
+            return
+        limit = min(max(READ_LIMIT * lane.queue.policy.weight // _WEIGHT, READ_LEAST), READ_MOST)
         if overtaken or len(lane.ready) < limit // 2:
             self._wanted[lane] = limit
 

@@ -133,6 +133,19 @@ def test_a_clock_put_back_delays_and_one_put_forward_releases(path: Path) -> Non
         assert worker.payloads == [b"a"]
 
 
+def test_a_clock_put_back_holds_up_nothing_new_however_much_was_read_ahead(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        for _ in range(500):
+            worker.publish(b"x" * 100_000, delay_ns=S)
+        worker.run_for(995 * MS)
+        assert ready_bytes(worker) >= READY_BYTES // 2, "the case that this is about"
+        worker.step_ns = -3600 * S
+        for number in range(3):
+            worker.publish(b"%d" % number)
+            worker.run_for(5 * MS)
+        assert worker.payloads == [b"0", b"1", b"2"]
+
+
 # ---- order and shares
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from requeue_worker.drain.directory import Directory
-from requeue_worker.drain.link import ANSWER_S, Found, Link, Silence, within
+from requeue_worker.drain.link import Found, Link, Silence
 from requeue_worker.drain.messages import NOBODY, Answer, Code, Request, Verb, pack_page
 from requeue_worker.errors import WorkerError
 from requeue_worker.faults import fault_point
@@ -61,6 +61,8 @@ class _Refusal(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"{answer.instance} refuses: {answer.error}")
         self.code = answer.code
+        #: where a worker that is closing has ended the session
+        self.last_mark = answer.mark if answer.code == Code.CLOSING else None
 
 
 @dataclass(slots=True)
@@ -228,10 +230,10 @@ class _Session:
         fault_point("drain: caught up")
         try:
             emptied = await self._pages(mark, stopping, told)
-        except (
-            _Refusal,
-            WorkerError,
-        ):  # damaged here, or refused there: what was taken is known all the same
+        except _Refusal as refusal:
+            await self._end(False, refusal.last_mark)
+            raise
+        except WorkerError:  # it is damaged: what could be read is there
             await self._end(False)
             raise
         await self._end(emptied)
@@ -250,7 +252,7 @@ class _Session:
                 page = await self._call(directory.next_page)
                 fault_point("drain: page sent")
             sent, future = window.popleft()
-            answer = _checked(await within(future, ANSWER_S))
+            answer = _checked(await self._link.wait(self._target.instance, future))
             fault_point("drain: page acknowledged")
             await self._call(lambda sent=sent: directory.trim(sent))  # type: ignore[misc]
             fault_point("drain: page trimmed")
@@ -265,11 +267,12 @@ class _Session:
         request = self._request(Verb.PAGE, after=after, mark=page.mark, body=body)
         return self._link.ask(self._target.instance, request)
 
-    async def _end(self, emptied: bool) -> None:
+    async def _end(self, emptied: bool, last_mark: Mark | None = None) -> None:
         """Nothing that comes late is taken, and nobody has what is left here."""
-        answer = await self._ask(Verb.END)
+        if last_mark is None:
+            last_mark = _mark(await self._ask(Verb.END))
         fault_point("drain: ended")
-        await self._trim_to(_mark(answer))
+        await self._trim_to(last_mark)
         await self._call(lambda: self._directory.let_go(emptied))
         fault_point("drain: let go")
         try:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 from requeue_protocol.subjects import handover_subject, survivors_subject
 from requeue_worker.broker.nats import Broker
 from requeue_worker.broker.parser import Raw
-from requeue_worker.drain.messages import Answer, MalformedHandover, Request
+from requeue_worker.drain.messages import NOBODY, Answer, MalformedHandover, Request, Verb
 from requeue_worker.settings import NatsSettings
 from requeue_worker.supervisor import ended
 
 ANSWER_S = 15.0  #: a worker that has not answered within this time is asked where it stands
+PROBE_AFTER_S = 1.0  #: it is asked whether it is there at all
 QUIET_S = 0.3  #: after an answer to all, others are waited for so long
 FIRST_S = 1.0  #: and before the first one
 CONNECT_S = 1.0
@@ -89,7 +90,23 @@ class Link:
 
     async def answer(self, instance: str, request: Request) -> Answer:
         """Ask and wait. Raises Silence."""
-        return await within(self.ask(instance, request), ANSWER_S)
+        return await self.wait(instance, self.ask(instance, request))
+
+    async def wait(self, instance: str, future: asyncio.Future[Answer]) -> Answer:
+        """The answer to what was asked. Raises Silence when it does not come.
+
+        A worker answers in the order in which it was asked: once it has answered something later, an answer that is
+        missing stays missing (the worker was killed and is back), and nobody has to wait for ANSWER_S.
+        """
+        await asyncio.wait({future}, timeout=PROBE_AFTER_S)
+        if not future.done():
+            probe = self.ask(instance, Request(Verb.WHO, NOBODY))
+            await asyncio.wait(
+                {future, probe}, timeout=ANSWER_S - PROBE_AFTER_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        if not future.done():
+            raise Silence("no answer in time")
+        return future.result()
 
     async def ask_all(self, request: Request) -> list[Found]:
         """Ask the fleet: whoever answers within a moment."""
@@ -179,14 +196,6 @@ def _skew_ns(answer: Answer, sent_ns: int) -> int:
     if answer.time_ns > received_ns:
         return answer.time_ns - received_ns
     return min(answer.time_ns - sent_ns, 0)
-
-
-async def within(future: asyncio.Future[Answer], timeout_s: float) -> Answer:
-    """The answer. Raises Silence when it does not come in time."""
-    try:
-        return await asyncio.wait_for(asyncio.shield(future), timeout_s)
-    except TimeoutError:
-        raise Silence("no answer in time") from None
 
 
 def _fail(asked: _Asked, why: str) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from requeue_protocol.subjects import handover_subject, survivors_subject
 from requeue_worker.counts import Counts
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 SKEW_NS = 1_000_000_000  #: clocks that differ by more are worth a warning
 MAX_SESSIONS = 256
+CLOSE_WAIT_S = 2.0  #: a worker that is closing waits so long for the next page of a session, to end it
 MAX_HELD_BYTES = 96 << 20  #: of requests that are half received
 
 
@@ -63,6 +65,7 @@ class _Session:
     token: bytes
     instance: str
     mark: Mark
+    heard_s: float = field(default_factory=time.monotonic)
     messages: int = 0
     duplicates: int = 0
 
@@ -105,10 +108,18 @@ class Receiver:
         }
 
     async def stop(self) -> None:
-        """Take no more; returns when the page under way is durable."""
+        """Take no more; returns when the page under way is durable, and the drains that hand over now have been told."""
         self._closing = True
+        until_s = time.monotonic() + CLOSE_WAIT_S
+        while self._active() and time.monotonic() < until_s:  # noqa: ASYNC110 - it ends by time, too
+            await asyncio.sleep(CLOSE_WAIT_S / 50)
         async with self._one:
-            pass
+            self._sessions.clear()
+
+    def _active(self) -> bool:
+        """Whether a source may be about to send; one that was silent for a while was killed."""
+        now_s = time.monotonic()
+        return any(now_s - session.heard_s < CLOSE_WAIT_S for session in self._sessions.values())
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -183,7 +194,8 @@ class Receiver:
         return session
 
     async def _begin(self, request: Request) -> Answer:
-        self._refuse_when_closing()
+        if self._closing:
+            raise Refused(Code.CLOSING, "the worker is shutting down")
         if request.instance == self._settings.instance_id:
             raise Refused(Code.MALFORMED, "a directory can't be handed over to its own instance")
         luggage = Luggage.parse(request.body)
@@ -207,7 +219,9 @@ class Receiver:
         session = self._sessions.get(request.source)
         if session is None or session.token != request.session:
             raise Refused(Code.BEGIN_AGAIN, "there is no such session")
-        self._refuse_when_closing()
+        if self._closing:  # nothing can be added to this mark any more
+            return await self._end(request, Code.CLOSING, "the worker is shutting down")
+        session.heard_s = time.monotonic()
         fault_point("handover: page received")
         records, unpublished = unpack_page(request.body)
         if not records or records[-1][0] != request.mark.key:
@@ -243,13 +257,13 @@ class Receiver:
         page.unpublished = [key for key in unpublished if key in keys]
         return page, len(here)
 
-    async def _end(self, request: Request) -> Answer:
+    async def _end(self, request: Request, code: int = 0, error: str = "") -> Answer:
         """Answered while closing too: it lets the source go."""
         session = self._sessions.pop(request.source, None)
         if session is not None:
             told = {"messages": session.messages, "duplicates": session.duplicates}
             log.info("a handover has ended", extra={"source": session.instance, **told})
-        return self._answer(mark=await self._mark(request.source) or START)
+        return self._answer(mark=await self._mark(request.source) or START, code=code, error=error)
 
     async def _forget(self, request: Request) -> Answer:
         self._sessions.pop(request.source, None)
@@ -266,10 +280,6 @@ class Receiver:
             self._counts.handover_messages += len(page)
         else:
             self._counts.handover_dead_letters += len(page)
-
-    def _refuse_when_closing(self) -> None:
-        if self._closing:
-            raise Refused(Code.CLOSING, "the worker is shutting down")
 
     async def _mark(self, source: bytes) -> Mark | None:
         found = await self._store.marks(mark_key(source), 1)

@@ -43,6 +43,11 @@ class Fleet:
             self._tasks[key] = asyncio.create_task(self._follow(key), name=f"reconcile {namespace}/{name}")
         self._pokes[key].set()
 
+    @property
+    def known(self) -> int:
+        """How many there are."""
+        return len(self._tasks)
+
     async def close(self) -> None:
         """Stop; what was under way is done again at the next start."""
         tasks = list(self._tasks.values())

@@ -10,8 +10,10 @@ import pytest
 
 from tests.cluster.build import BUILD_TIMEOUT_S, control_plane_binary
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operating import OPERATOR
 
 _CRDS = Path(__file__).parents[2] / "crds"
+_RBAC = Path(__file__).parent / "rbac.yaml"
 _NUMBERS = itertools.count()
 
 
@@ -38,7 +40,9 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def cluster(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     plane = ControlPlane(control_plane_binary(say), tmp_path_factory.mktemp("cluster"))
     try:
+        plane.add_user(OPERATOR, groups="")
         plane.start(_CRDS)
+        plane.kubectl("apply", "-f", str(_RBAC))
         yield plane
     finally:
         plane.stop()

@@ -13,6 +13,8 @@ from requeue_client.local import LocalProcess, find_executable
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.specs import path, requeue_queue
 
+OPERATOR = "requeue-operator"
+"""The user that operators log in as, with the rights of rbac.yaml and no others."""
 MERGE = "application/merge-patch+json"
 
 

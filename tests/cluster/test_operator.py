@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import (
     MERGE,
+    OPERATOR,
     Operator,
     children,
     claims,
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("operator")
 @pytest.fixture(scope="module")
 def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig())
+    process.start(cluster.kubeconfig(OPERATOR))
     yield
     process.stop()
 
@@ -158,3 +159,32 @@ def test_nothing_is_changed_while_it_is_paused(cluster: ControlPlane, namespace:
     assert children(cluster, namespace) == {}
     patch_spec(cluster, namespace, paused=False)
     cluster.until("it is made", lambda: "statefulsets/orders" in children(cluster, namespace))
+
+
+def test_events_tell_transitions_once(cluster: ControlPlane, namespace: str) -> None:
+    create_queue(cluster, namespace, shards=2)
+    cluster.until("it is stalled", lambda: has_condition(cluster, namespace, "Stalled", "True", "NotBuilt"))
+    for replicas in (2, 3):
+        patch_spec(cluster, namespace, replicas=replicas)
+        cluster.until(
+            "it is looked at", lambda: has_condition(cluster, namespace, "Stalled", "True", "NotBuilt")
+        )
+    events = f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name=orders"
+    cluster.until("an event tells it", lambda: cluster.get(events)["items"])
+    (event,) = cluster.get(events)["items"]
+    assert (event["type"], event["reason"]) == ("Warning", "NotBuilt")
+    assert "spec.shards" in event["message"]
+
+
+def test_what_the_api_server_refuses_is_stalled_and_mended_by_itself(
+    cluster: ControlPlane, namespace: str
+) -> None:
+    quota = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    body = {"metadata": {"name": "none"}, "spec": {"hard": {"count/services": "0"}}}
+    assert cluster.request("POST", quota, body)[0] == 201
+    cluster.until("the quota holds", lambda: cluster.get(f"{quota}/none")["status"].get("hard"))
+    create_queue(cluster, namespace)
+    cluster.until("it is stalled", lambda: has_condition(cluster, namespace, "Stalled", "True", "Rejected"))
+    assert "exceeded quota" in condition(cluster, namespace, "Stalled")["message"]
+    assert cluster.request("DELETE", f"{quota}/none")[0] == 200
+    cluster.until("it goes on by itself", lambda: has_condition(cluster, namespace, "Stalled", "False"))

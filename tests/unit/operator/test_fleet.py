@@ -1,0 +1,80 @@
+"""Who is reconciled when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from requeue_operator import fleet as fleet_module
+from requeue_operator.fleet import Fleet, Key
+
+from tests.servers import until
+
+
+class Runs:
+    """Takes note of each run; each waits to be let go. What a run raises or returns is set by key."""
+
+    def __init__(self) -> None:
+        self.begun: list[Key] = []
+        self.answers: dict[Key, Callable[[], Awaitable[bool]]] = {}
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, namespace: str, name: str) -> bool:
+        self.begun.append((namespace, name))
+        await self.go.wait()
+        answer = self.answers.get((namespace, name))
+        return await answer() if answer is not None else True
+
+    async def until(self, count: int) -> None:
+        await until(lambda: len(self.begun) >= count, timeout_s=60)
+
+
+async def test_pokes_during_a_run_make_one_more_and_not_many() -> None:
+    runs = Runs()
+    fleet = Fleet(runs)
+    runs.go.clear()
+    fleet.poke("shop", "orders")
+    await runs.until(1)
+    for _ in range(10):
+        fleet.poke("shop", "orders")
+    runs.go.set()
+    await runs.until(2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert runs.begun == [("shop", "orders")] * 2
+    await fleet.close()
+
+
+async def test_a_failure_is_tried_again_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "_LONGEST_WAIT_S", 0.01)
+    runs = Runs()
+
+    async def fail() -> bool:
+        raise RuntimeError("no answer")
+
+    runs.answers["shop", "bad"] = fail
+    fleet = Fleet(runs)
+    fleet.poke("shop", "bad")
+    await runs.until(3)
+    fleet.poke("shop", "good")
+    await until(lambda: ("shop", "good") in runs.begun, timeout_s=60)
+    assert runs.begun.count(("shop", "bad")) >= 3
+    await fleet.close()
+
+
+async def test_what_is_gone_is_forgotten_and_what_comes_back_is_taken_up() -> None:
+    runs = Runs()
+
+    async def gone() -> bool:
+        return False
+
+    runs.answers["shop", "orders"] = gone
+    fleet = Fleet(runs)
+    fleet.poke("shop", "orders")
+    await runs.until(1)
+    await until(lambda: fleet.known == 0, timeout_s=60)
+    fleet.poke("shop", "orders")
+    await runs.until(2)
+    await fleet.close()

@@ -84,7 +84,7 @@ class Proof:
         Blocks. Raises OSError.
         """
         text = self.encode() + "\n"
-        draft = path.with_name(f".{path.name}~{os.getpid()}")
+        draft = path.with_name(f".{path.name}~")
         try:
             _write(draft, text)
             fault_point("drain: proof half written")

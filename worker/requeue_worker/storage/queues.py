@@ -32,7 +32,6 @@ INVALID_QUEUE: Final = "$invalid"  #: holds refused messages as dead letters; no
 
 _META_VERSION = 1
 _TOP: Final = b"\xff" * SUFFIX_LEN  #: beyond every key of a lane
-_TOP: Final = b"\xff" * SUFFIX_LEN  #: beyond every key of a lane
 # version, lanes | pending, pending_bytes, dead, dead_bytes, paused_until_ns
 _META = struct.Struct(">BBQQQQQ")
 _META_LANE_LEN = 1 + SUFFIX_LEN

@@ -92,7 +92,7 @@ def check_salvage(path: Path, to: Path, whole: Contents) -> Salvaged:
 
 
 @pytest.mark.parametrize(
-    "places", [14, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "places", [14, pytest.param(120, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_a_flipped_bit_in_a_table_is_noticed_named_and_costs_no_more_than_its_block(
     sound: Path, whole: Contents, tmp_path: Path, places: int

@@ -14,6 +14,7 @@ from requeue_protocol.subjects import (
     check_queue_name,
     handover_subject,
     subject_matches,
+    survivors_subject,
 )
 
 from tests.unit.protocol.profile import checked
@@ -127,6 +128,7 @@ def test_any_other_pattern_is_refused(pattern: str) -> None:
 def test_a_handover_subject_has_one_token_each_for_fleet_and_instance() -> None:
     assert handover_subject("default", "host-1") == "_requeue.handover.default.host-1"
     assert handover_subject("a.b", "c..d.") == "_requeue.handover.a%2Eb.c%2E%2Ed%2E"
+    assert survivors_subject("a.b") == "_requeue.handover.a%2Eb.~"
     with pytest.raises(MalformedMessage):
         handover_subject("a b", "c")
     with pytest.raises(MalformedMessage):

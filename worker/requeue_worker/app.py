@@ -90,7 +90,8 @@ class Worker:
         self.counts = Counts()
         self._hooks = hooks or Hooks()
         self._wall_clock = clock
-        self._clock = lambda: min(max(clock(), 0), MAX_TIME_NS)  # what keys and records can say
+        # what keys and records can say
+        self._clock: Callable[[], int] = lambda: min(max(clock(), 0), MAX_TIME_NS)
         self._closed = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._error: BaseException | None = None

@@ -122,7 +122,11 @@ class _Copy(Collector):
                 "Dead letters taken over from drained volumes.",
                 counts.handover_dead_letters,
             ),
-            ("requeue_handover_batches_total", "Batches of them, each acknowledged.", counts.handover_batches),
+            (
+                "requeue_handover_batches_total",
+                "Batches of them, each acknowledged.",
+                counts.handover_batches,
+            ),
             (
                 "requeue_handover_duplicates_total",
                 "Records of drained volumes that were here already.",

@@ -151,8 +151,7 @@ class Ingest:
         envelope = read_envelope(payload)
         heading = heading_of(envelope, len(headers), extras, client_id, policy.backoff)
         head, delay_ns, ttl_ns, name, subject = heading
-        queue = self._registry.get(name)
-        queue.rules.check(subject)
+        queue = self._registry.named(name, subject)
         self._check_far(delay_ns)
         lane = queue.lane(DEFAULT_PRIORITY if policy.priority is None else policy.priority)
         size, tail = len(headers) + len(payload), extras + headers + payload
@@ -160,8 +159,7 @@ class Ingest:
 
     def _from_envelope(self, reply: bytes, payload: bytes) -> NewMessage:
         head, delay_ns, ttl_ns, name, subject = self._envelopes.read(payload)
-        queue = self._registry.by_name.get(name) or self._registry.get(name)
-        queue.rules.check(subject)
+        queue = self._registry.named(name, subject)
         if delay_ns > _FAR_NS:
             self._check_far(delay_ns)
         lane = queue.lanes.get(DEFAULT_PRIORITY) or queue.lane(DEFAULT_PRIORITY)
@@ -175,8 +173,7 @@ class Ingest:
         """A plain message: the queue's policy stands in for what the headers don't say."""
         subject = policy.subject or b""
         size = len(headers) + len(payload)
-        queue = self._registry.get(policy.queue or "default")
-        queue.rules.check(subject)
+        queue = self._registry.named(policy.queue or "default", subject)
         extras = _extras(policy).encode()
         flags = PLAIN if policy.msg_id is None else PLAIN | HAS_CLIENT_ID
         head = HEAD_STATIC.pack(

@@ -120,8 +120,8 @@ def page_of(phase: int, items: Iterable[tuple[bytes, bytes]], most: int, most_by
     Raises DataDamaged for what is no record, and DataFormatTooNew.
     """
     page, group, prefix, length = Page(phase), Group("", None), b"", 0
-    count = held = 0
-    for item in items:
+    held = 0
+    for count, item in enumerate(items, 1):
         key, value = item
         if len(key) != length or not key.startswith(prefix) or not page.groups:
             group = _group_of(key, phase)
@@ -136,7 +136,6 @@ def page_of(phase: int, items: Iterable[tuple[bytes, bytes]], most: int, most_by
             client_id = decode(value).client_id
             if client_id is not None:
                 page.ids.append((ids_prefix(client_id) + id_of(key), key))
-        count += 1
         held += len(value)
         if count >= most or held >= most_bytes:
             break

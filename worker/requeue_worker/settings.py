@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from requeue_protocol.durations import NS_PER_S
 from requeue_protocol.policy import Duration, NamedQueuePolicy, QueuePolicy, Size
-from requeue_protocol.subjects import INTAKE_DEFAULT, QUEUE_GROUP, check_pattern
+from requeue_protocol.subjects import INTAKE_DEFAULT, QUEUE_GROUP, check_pattern, subject_matches
 from requeue_worker.config_file import read_config_file
 from requeue_worker.credential_files import mistakes_in
 from requeue_worker.http import HttpAddress
@@ -174,6 +174,12 @@ class Settings(Section):
     def _check_http(cls, address: str | None) -> str | None:
         return None if address is None else str(HttpAddress.parse(address))
 
+    @field_validator("defaults")
+    @classmethod
+    def _check_defaults(cls, defaults: QueuePolicy, info: ValidationInfo) -> QueuePolicy:
+        _check_no_loop(defaults, info)
+        return defaults
+
     @field_validator("queues")
     @classmethod
     def _check_queues(
@@ -187,6 +193,10 @@ class Settings(Section):
         for queue in queues:
             if defaults is None:
                 break
+            try:
+                _check_no_loop(queue, info)
+            except ValueError as error:
+                wrong.append(f"{queue.name!r}: {error}")
             try:
                 queue.over(defaults)
             except ValidationError as error:
@@ -204,6 +214,18 @@ class Settings(Section):
             named = {policy.name: policy.over(self.defaults) for policy in self.queues}
             cache = self._effective = (self.defaults, self.queues, named)
         return cache[2].get(queue, self.defaults)
+
+
+def _check_no_loop(policy: QueuePolicy, info: ValidationInfo) -> None:
+    subject, intake = (
+        policy.dead_letter_subject,
+        info.data.get("subject"),
+    )  # None when it has mistakes of its own
+    if subject is not None and intake is not None and subject_matches(intake, subject):
+        raise ValueError(
+            f"dead_letter_subject {subject!r} is a subject of the intake, {intake}: dead letters would be taken in "
+            "again without end; use another subject"
+        )
 
 
 def _twice(names: list[str]) -> list[str]:

@@ -153,6 +153,14 @@ def test_a_queue_stands_once(file: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["defaults: {%s}", "queues: [{name: a, %s}]"])
+def test_dead_letters_do_not_go_into_the_intake(file: Path, place: str) -> None:
+    (mistake,) = mistakes_in(file, place % "dead_letter_subject: requeue.dead")
+    assert "dead_letter_subject 'requeue.dead' is a subject of the intake, requeue.>" in mistake
+    file.write_text(place % "dead_letter_subject: dead.requeue")
+    load(file, {"data_dir": "data"}, environ={})
+
+
 # -- mistakes -------------------------------------------------------------------------------------------
 
 

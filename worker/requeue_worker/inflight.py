@@ -27,7 +27,8 @@ class Delivery:
     rekey_ns: (
         int  #: when its record is to move to its ack deadline, so that a long job does not pin the checkpoint
     )
-    wake_ns: int  #: when the in-flight map looks at it again: the earlier of the two
+    wake_ns: int  #: when the in-flight map is to look at it again: the earlier of the two
+    watched_ns: int  #: when it does look: not later; what is not due by then is watched further
 
     __slots__ = (
         "ack_deadline_ns",
@@ -40,6 +41,7 @@ class Delivery:
         "token",
         "value",
         "wake_ns",
+        "watched_ns",
         "work_until_ns",
     )
 
@@ -100,7 +102,7 @@ class InFlight:
             self._by_token[token] = delivery
             delivery.ack_deadline_ns = deadline_ns
             delivery.rekey_ns = rekey_ns
-            delivery.wake_ns = wake_ns
+            delivery.wake_ns = delivery.watched_ns = wake_ns
             size += len(delivery.value)
         self._last = number
         self.bytes += size
@@ -117,9 +119,13 @@ class InFlight:
         return delivery
 
     def rearm(self, delivery: Delivery, wait_ns: int, now_ns: int) -> None:
-        """Look at this delivery again in `wait_ns`."""
-        number = int(delivery.token)
-        delivery.wake_ns = self._watch(number, number, wait_ns, now_ns)
+        """Look at this delivery again in `wait_ns`.
+
+        However often it is put off (+WPI), it is watched once.
+        """
+        delivery.wake_ns = now_ns + coarse(wait_ns)
+        if not now_ns < delivery.watched_ns <= delivery.wake_ns:
+            self._watch_one(delivery, now_ns)
 
     def expired(self, now_ns: int) -> Iterator[Delivery]:
         """Deliveries whose wake time has come. The caller pops or rearms each before it asks for the next."""
@@ -128,8 +134,12 @@ class InFlight:
                 due = ranges.popleft()
                 for number in range(due.first, due.last + 1):
                     delivery = self._by_token.get(b"%d" % number)
-                    if delivery is not None and delivery.wake_ns <= now_ns:
+                    if delivery is None:
+                        continue
+                    if delivery.wake_ns <= now_ns:
                         yield delivery
+                    elif delivery.watched_ns <= now_ns:
+                        self._watch_one(delivery, now_ns)
             if not ranges:
                 self._ranges.pop(wait_ns, None)
 
@@ -139,6 +149,10 @@ class InFlight:
             self._ranges.clear()
             return None
         return min([ranges[0].wake_ns for ranges in self._ranges.values() if ranges], default=None)
+
+    def _watch_one(self, delivery: Delivery, now_ns: int) -> None:
+        number = int(delivery.token)
+        delivery.watched_ns = self._watch(number, number, delivery.wake_ns - now_ns, now_ns)
 
     def _watch(self, first: int, last: int, wait_ns: int, now_ns: int) -> int:
         """Remember to look at these tokens in `wait_ns`. Returns when that is."""

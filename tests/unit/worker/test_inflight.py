@@ -103,6 +103,26 @@ def test_what_is_rearmed_is_looked_at_then_and_not_at_its_old_time() -> None:
     assert expire(in_flight, 62 * S) == [long]
 
 
+def test_what_is_put_off_again_and_again_is_watched_once() -> None:
+    in_flight = InFlight()
+    first, second = deliveries(2)
+    in_flight.add([first, second], 15 * S, FAR, 0)
+    for number in range(10_000):
+        for delivery in (first, second):
+            in_flight.rearm(delivery, 15 * S, number * MS)
+    assert sum(len(ranges) for ranges in in_flight._ranges.values()) <= 3
+    assert expire(in_flight, 24 * S) == []
+    assert expire(in_flight, 26 * S) == [first, second]
+
+
+def test_what_is_put_forward_is_looked_at_earlier() -> None:
+    in_flight = InFlight()
+    [delivery] = deliveries(1)
+    in_flight.add([delivery], 60 * S, FAR, 0)
+    in_flight.rearm(delivery, 5 * S, S)
+    assert expire(in_flight, 7 * S) == [delivery]
+
+
 def test_a_delivery_may_be_rearmed_while_it_is_looked_at() -> None:
     in_flight = InFlight()
     batch = deliveries(5)

@@ -13,12 +13,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from requeue_worker.control import NotReachable, copy_of_running
-from requeue_worker.errors import DataDirLocked, DataDirUnreadable, WorkerError
+from requeue_worker.errors import DataDamaged, DataDirLocked, DataDirUnreadable, WorkerError
+from requeue_worker.storage.claims import renew_uid
 from requeue_worker.storage.directory import data_files, held, instance_ids
 from requeue_worker.storage.rocksdb import Engine
 from requeue_worker.storage.store import read_format
@@ -100,6 +101,10 @@ def restore(
             wrong = check(stage) if check is not None else ""
             if wrong:
                 raise Damaged(f"{source / instance} is not restored, since it is not sound: {wrong}")
+            with suppress(
+                DataDirUnreadable, DataDamaged
+            ):  # restored all the same: to be salvaged, not to be run
+                _renew(stage)
         yield Copied(instance, data_dir / instance, False)
 
 
@@ -120,6 +125,14 @@ def _refuse_existing(path: Path) -> None:
         raise DataDirUnreadable(
             f"{path} exists already, and nothing is ever replaced: name another directory"
         )
+
+
+def _renew(path: Path) -> None:
+    engine = Engine(path)
+    try:
+        renew_uid(engine)
+    finally:
+        engine.close()
 
 
 def _check_format(path: Path) -> None:

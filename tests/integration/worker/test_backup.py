@@ -16,6 +16,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from requeue_client.local import find_executable
 from requeue_worker.control import copy_of_running
+from requeue_worker.drain.volume import IDENTITY
+from requeue_worker.storage.claims import uid_of
 from requeue_worker.storage.directory import control_path, held
 from requeue_worker.storage.keys import META_FORMAT
 from requeue_worker.storage.rocksdb import MESSAGES, Batch, Engine
@@ -84,8 +86,8 @@ def edit(path: Path, change: Callable[[Engine, Batch], None]) -> None:
 
 
 def beside(data_dir: Path) -> list[str]:
-    """What stands in a data directory beside instances."""
-    return [entry.name for entry in data_dir.iterdir() if "~" in entry.name]
+    """What stands in a data directory beside instances and its identity."""
+    return [entry.name for entry in data_dir.iterdir() if "~" in entry.name and entry.name != IDENTITY]
 
 
 async def taken(nc: Client, payload: bytes = b"", headers: dict[str, str] | None = None) -> None:
@@ -197,6 +199,26 @@ def test_a_restored_copy_stands_alone(data_dir: Path, tmp_path: Path) -> None:
     """A worker on it must not write into the backup, not even through a link."""
     assert requeue_worker("restore", "--from", data_dir, "--data-dir", tmp_path / "new").returncode == 0
     assert all(file.stat().st_nlink == 1 for file in (tmp_path / "new" / NAME).iterdir())
+
+
+def test_a_restored_copy_is_another_source_for_whoever_merged_a_part_of_the_original(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    # A neighbour's mark says how far it came with the original: what the copy takes in below it must not be skipped.
+    def uid(path: Path) -> bytes:
+        engine = Engine(path)
+        try:
+            return uid_of(engine)
+        finally:
+            engine.close()
+
+    backup, new = tmp_path / "backup", tmp_path / "new"
+    original = uid(data_dir / NAME)
+    assert requeue_worker("backup", "--data-dir", data_dir, "--to", backup).returncode == 0
+    assert requeue_worker("restore", "--from", backup, "--data-dir", new).returncode == 0
+
+    assert uid(backup / NAME) == original
+    assert uid(new / NAME) != original
 
 
 async def test_a_worker_goes_on_from_a_restored_directory(

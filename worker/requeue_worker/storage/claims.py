@@ -62,6 +62,17 @@ def uid_of(engine: Engine) -> bytes:
     return uid
 
 
+def renew_uid(engine: Engine) -> None:
+    """Make a copy a source of its own: marks of the original say nothing about what the copy will take in. Blocks.
+
+    A claim is left alone: the start that takes the copy back needs the uid that it was made under, and renews it then.
+    """
+    if claim_of(engine) is None:
+        batch = engine.batch()
+        batch.put_meta(META_UID, os.urandom(_UID_LEN))
+        engine.write(batch)
+
+
 def claim_of(engine: Engine) -> Claim | None:
     """Who merges this directory, if anybody does. Blocks."""
     raw = engine.get(META, META_CLAIM)

@@ -101,6 +101,24 @@ async def test_below_the_reserve_intake_is_refused_and_returns_when_replays_have
     assert not (disk.path / BALLAST).exists()
 
 
+async def test_all_that_was_settled_can_be_reclaimed_although_nothing_moves_the_checkpoint_any_more(
+    start: StartWorker, nc: Client
+) -> None:
+    # A checkpoint moves with the batches of its queue, ten times a second at most. On a full disk no batch may follow.
+    worker = await start()
+    jobs = await Handler.listen(nc, "jobs.>", lambda msg: nc.publish(msg.reply, b""))
+    for _ in range(3):
+        await worker.publish("jobs.a", b"x")
+    await worker.until_empty()
+    assert len(jobs.received) == 3
+
+    await worker.worker._reclaim()
+
+    (lane,) = worker.queue().lanes.values()
+    assert lane.checkpoint == lane.lowest_unsettled() == lane.cursor
+    assert lane.checkpoint > lane.prefix
+
+
 async def test_what_another_process_takes_counts_and_what_it_gives_back_too(
     start: StartWorker, nc: Client, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:

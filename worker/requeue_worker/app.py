@@ -362,7 +362,11 @@ class Worker:
         return self._reporter
 
     async def _reclaim(self) -> None:
-        """Below a lane's checkpoint nothing is pending, and dead letters end with their retention."""
+        """Below a lane's checkpoint nothing is pending, and dead letters end with their retention.
+
+        The checkpoints move first: on a full disk no batch may follow that would move them past what was settled last.
+        """
+        await self._committer.checkpointed(queue for queue in self._registry if queue.lanes)
         lanes = [lane for queue in self._registry for lane in queue.lanes.values()]
         removed = [(MESSAGES, lane.prefix, lane.checkpoint) for lane in lanes]
         for queue in self._registry:

@@ -142,6 +142,11 @@ class Committer:
         self._touch.update(queues)
         self._kick()
 
+    async def checkpointed(self, queues: Iterable[QueueState]) -> None:
+        """As `checkpoint`, and return when it is durable. Raises CommitError when it never will be."""
+        self._checkpointed_ns = 0
+        await self.commit(_Touched(list(queues)))
+
     def _kick(self) -> None:
         if self._lazy is not None:
             self._lazy.cancel()
@@ -242,3 +247,16 @@ class _Awaited:
         self.change.durable()
         if not self.future.done():
             self.future.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class _Touched:
+    """A change that only has the checkpoints of these queues written."""
+
+    queues: list[QueueState]
+
+    def apply(self, transaction: Transaction) -> None:
+        transaction.touch(self.queues)
+
+    def durable(self) -> None:
+        pass

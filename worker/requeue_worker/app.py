@@ -365,9 +365,14 @@ class Worker:
         """Below a lane's checkpoint nothing is pending, and dead letters end with their retention.
 
         The checkpoints move first: on a full disk no batch may follow that would move them past what was settled last.
+        What stands between removed records is written once more, so there must be room for it: RocksDB compacts nothing
+        for long after it had none.
         """
-        await self._committer.checkpointed(queue for queue in self._registry if queue.lanes)
         lanes = [lane for queue in self._registry for lane in queue.lanes.values()]
+        alive = self._replayer.in_flight.bytes + sum(len(value) for lane in lanes for _, value in lane.ready)
+        if alive > self.counts.disk_free_bytes // 2:
+            return
+        await self._committer.checkpointed(queue for queue in self._registry if queue.lanes)
         removed = [(MESSAGES, lane.prefix, lane.checkpoint) for lane in lanes]
         for queue in self._registry:
             before_ns = max(self._clock() - queue.policy.dead_letter_retention_ns, 0)

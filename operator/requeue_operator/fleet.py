@@ -3,7 +3,7 @@
     poke → reconcile now (at most `_AT_ONCE` of them at a time) → wait for the next poke, or until it is time again
 
 Pokes that come while a reconcile runs make one more, not many. A failure is tried again after 1 s, 2 s, ... 60 s; a
-success after about ten minutes, spread out.
+success after about ten minutes, spread out, or sooner where it asks for that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _LONGEST_WAIT_S: Final = 60.0
 
 Key = tuple[str, str]
 """Namespace and name."""
-Run = Callable[[str, str], Awaitable[bool]]
-"""Reconciles one; False when it is gone. Whatever it raises is a failure."""
+Run = Callable[[str, str], Awaitable[float | None]]
+"""Reconciles one. Seconds until it wants to be looked at again (inf: no hurry), None when it is gone. Whatever it
+raises is a failure."""
 
 
 class Fleet:
@@ -61,7 +62,7 @@ class Fleet:
             poked.clear()
             try:
                 async with self._slots:
-                    is_there = await self._run(*key)
+                    again_s = await self._run(*key)
             except Exception as error:
                 failures += 1
                 wait_s = min(_LONGEST_WAIT_S, 2.0 ** (failures - 1))
@@ -70,10 +71,11 @@ class Fleet:
                     "reconcile failed, trying again in %g s", wait_s, extra=extra, exc_info=failures == 1
                 )
             else:
-                failures, wait_s = 0, _RESYNC_S * random.uniform(0.8, 1.2)
-                if not is_there and not poked.is_set():
+                if again_s is None and not poked.is_set():
                     del self._pokes[key], self._tasks[key]
                     return
+                resync_s = _RESYNC_S * random.uniform(0.8, 1.2)
+                failures, wait_s = 0, min(resync_s, again_s if again_s is not None else resync_s)
             try:
                 await asyncio.wait_for(poked.wait(), wait_s)
             except TimeoutError:

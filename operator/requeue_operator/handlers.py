@@ -34,10 +34,10 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
     """Reconcile until a signal stops it; no namespaces: all of them."""
     async with await Kube.connect() as kube:
 
-        async def run(namespace: str, name: str) -> bool:
+        async def run(namespace: str, name: str) -> float | None:
             outcome = await reconcile(kube, namespace, name, image)
             if outcome is None:
-                return False
+                return None
             for event in outcome.events:
                 kind = "Warning" if event.is_warning else "Normal"
                 kopf.event(
@@ -45,7 +45,7 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
                 )
             if outcome.error is not None:
                 raise outcome.error
-            return True
+            return outcome.again_s
 
         fleet = Fleet(run)
         try:

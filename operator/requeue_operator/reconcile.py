@@ -6,6 +6,7 @@ Reads live objects at each run and keeps nothing between two. A run that changes
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -21,11 +22,12 @@ _API: Final = f"{GROUP}/{VERSION}"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The RequeueQueue as it was read, what is worth telling, and what is to be tried again."""
+    """The RequeueQueue as it was read, what is worth telling, what is to be tried again, and when to look again."""
 
     queue: Manifest
     events: list[Event]
     error: KubeError | None = None
+    again_s: float = math.inf
 
 
 async def reconcile(kube: Kube, namespace: str, name: str, default_image: str) -> Outcome | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -17,15 +18,15 @@ class Runs:
 
     def __init__(self) -> None:
         self.begun: list[Key] = []
-        self.answers: dict[Key, Callable[[], Awaitable[bool]]] = {}
+        self.answers: dict[Key, Callable[[], Awaitable[float | None]]] = {}
         self.go = asyncio.Event()
         self.go.set()
 
-    async def __call__(self, namespace: str, name: str) -> bool:
+    async def __call__(self, namespace: str, name: str) -> float | None:
         self.begun.append((namespace, name))
         await self.go.wait()
         answer = self.answers.get((namespace, name))
-        return await answer() if answer is not None else True
+        return await answer() if answer is not None else math.inf
 
     async def until(self, count: int) -> None:
         await until(lambda: len(self.begun) >= count, timeout_s=60)
@@ -51,7 +52,7 @@ async def test_a_failure_is_tried_again_and_holds_up_no_other(monkeypatch: pytes
     monkeypatch.setattr(fleet_module, "_LONGEST_WAIT_S", 0.01)
     runs = Runs()
 
-    async def fail() -> bool:
+    async def fail() -> float | None:
         raise RuntimeError("no answer")
 
     runs.answers["shop", "bad"] = fail
@@ -67,8 +68,8 @@ async def test_a_failure_is_tried_again_and_holds_up_no_other(monkeypatch: pytes
 async def test_what_is_gone_is_forgotten_and_what_comes_back_is_taken_up() -> None:
     runs = Runs()
 
-    async def gone() -> bool:
-        return False
+    async def gone() -> float | None:
+        return None
 
     runs.answers["shop", "orders"] = gone
     fleet = Fleet(runs)
@@ -77,4 +78,17 @@ async def test_what_is_gone_is_forgotten_and_what_comes_back_is_taken_up() -> No
     await until(lambda: fleet.known == 0, timeout_s=60)
     fleet.poke("shop", "orders")
     await runs.until(2)
+    await fleet.close()
+
+
+async def test_what_wants_to_be_looked_at_again_is_without_a_poke() -> None:
+    runs = Runs()
+
+    async def soon() -> float | None:
+        return 0.01
+
+    runs.answers["shop", "orders"] = soon
+    fleet = Fleet(runs)
+    fleet.poke("shop", "orders")
+    await runs.until(3)
     await fleet.close()

@@ -292,8 +292,9 @@ class QueueStatus(_Model):
 
 
 class Backlog(_Model):
-    """What lies on the volumes, all workers together, as they last told."""
+    """What the workers have on their volumes, all together, as they last told."""
 
+    workers: int = Field(default=0, description="Workers whose numbers are in it.")
     pending: int = Field(default=0, description="Messages that wait.")
     dead: int = Field(default=0, description="Dead letters that are kept.")
     next_due: str | None = Field(
@@ -329,7 +330,9 @@ class RequeueQueueStatus(_Model):
     replicas: int | None = Field(default=None, description="Pods that there are.")
     ready_replicas: int | None = Field(default=None, description="Pods that take messages in.")
     selector: str | None = Field(default=None, description="Label selector of the pods, for autoscalers.")
-    backlog: Backlog | None = Field(default=None, description="What lies on the volumes.")
+    backlog: Backlog | None = Field(
+        default=None, description="What the workers have on their volumes, all together, as they last told."
+    )
     retained_claims: tuple[str, ...] = Field(
         default=(), description="PersistentVolumeClaims with data that no pod uses.", max_length=100
     )

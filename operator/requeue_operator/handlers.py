@@ -18,6 +18,8 @@ from requeue_operator.kube import Kube
 from requeue_operator.reconcile import reconcile
 
 _INSTANCE: Final = "app.kubernetes.io/instance"
+from requeue_operator.status import Known
+from requeue_operator.workers import Workers
 _LABELS: Final = {"app.kubernetes.io/managed-by": MANAGER}
 _CHILDREN: Final = (
     ("", "v1", "configmaps"),
@@ -32,10 +34,11 @@ _CHILDREN: Final = (
 
 async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Event | None = None) -> None:
     """Reconcile until a signal stops it; no namespaces: all of them."""
-    async with await Kube.connect() as kube:
+    async with await Kube.connect() as kube, Workers() as workers:
 
         async def run(namespace: str, name: str) -> float | None:
-            outcome = await reconcile(kube, namespace, name, image)
+            known = Known(collector.heard(namespace, name))
+            outcome = await reconcile(kube, namespace, name, image, known)
             if outcome is None:
                 return None
             for event in outcome.events:
@@ -50,7 +53,11 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
         fleet = Fleet(run)
         try:
             await kopf.operator(
-                registry=_registry(fleet),
+        async def write(queue: Manifest, backlog: Manifest) -> None:
+            await kube.patch_status(queue, {"backlog": backlog})
+
+                registry=_registry(fleet, collector),
+        collector = Collector(workers, write, fleet.poke)
                 settings=_settings(),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
@@ -61,6 +68,7 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
             await fleet.close()
 
 
+            await collector.close()
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.networking.request_timeout = 30
@@ -71,7 +79,7 @@ def _settings() -> kopf.OperatorSettings:
     return settings
 
 
-def _registry(fleet: Fleet) -> kopf.OperatorRegistry:
+def _registry(fleet: Fleet, collector: Collector) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -79,12 +87,20 @@ def _registry(fleet: Fleet) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def of_queue(namespace: str | None, name: str, **_: Any) -> None:
+    async def of_queue(namespace: str | None, name: str, body: Any, type: Any, **_: Any) -> None:  # noqa: A002
+        collector.see_queue(namespace or "", name, None if type == "DELETED" else dict(body))
         fleet.poke(namespace or "", name)
 
     async def of_child(namespace: str | None, labels: Any, **_: Any) -> None:
         if _INSTANCE in labels:
             fleet.poke(namespace or "", labels[_INSTANCE])
+    @kopf.on.event("", "v1", "pods", labels=_LABELS, registry=registry)
+    async def of_pod(namespace: str | None, name: str, body: Any, type: Any, **_: Any) -> None:  # noqa: A002
+        instance, dash, ordinal = name.rpartition("-")
+        if dash and ordinal.isdecimal() and instance == body["metadata"]["labels"].get(_INSTANCE):
+            pod = None if type == "DELETED" else seen_pod(body, int(ordinal))
+            collector.see_pod(namespace or "", instance, name, pod)
+
 
     for group, version, plural in _CHILDREN:
         watched = kopf.on.event(group, version, plural, labels=_LABELS, registry=registry, id=f"of_{plural}")

@@ -15,7 +15,7 @@ from requeue_operator.api import GROUP, KIND, VERSION
 from requeue_operator.children import Manifest, Owner
 from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
-from requeue_operator.status import Event, changed, status_of, transitions
+from requeue_operator.status import Event, Known, changed, status_of, transitions
 
 _API: Final = f"{GROUP}/{VERSION}"
 
@@ -30,7 +30,9 @@ class Outcome:
     again_s: float = math.inf
 
 
-async def reconcile(kube: Kube, namespace: str, name: str, default_image: str) -> Outcome | None:
+async def reconcile(
+    kube: Kube, namespace: str, name: str, default_image: str, known: Known | None = None
+) -> Outcome | None:
     """Lead one RequeueQueue to what it asks for. None when it is gone or going: the garbage collector does the rest.
 
     Raises KubeError when the API server cannot be asked; a refusal of one action ends up in the status first.
@@ -47,7 +49,7 @@ async def reconcile(kube: Kube, namespace: str, name: str, default_image: str) -
         except (Forbidden, Rejected) as refusal:
             error = refusal
             stall = _stall(refusal)
-    status = status_of(observed, planned, stall, _now())
+    status = status_of(observed, planned, stall, _now(), known)
     difference = changed(observed, status)
     if difference:
         await kube.patch_status(queue, difference)

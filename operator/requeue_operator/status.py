@@ -16,6 +16,7 @@ _LISTED_CLAIMS: Final = 100
 
 
 @dataclass(frozen=True)
+_WORDS: Final[dict[bool | None, str]] = {True: "True", False: "False", None: "Unknown"}
 class Event:
     """Something that changed and is worth telling once."""
 
@@ -25,15 +26,18 @@ class Event:
 
 
 @dataclass(frozen=True)
-class _Finding:
-    type: str
-    status: bool
-    reason: str
-    message: str
+class Known:
+    """What the operator knows beside live objects; nothing yet just after its start."""
+
+    heard: Heard | None = None
 
 
-def status_of(observed: Observed, plan: Plan, stall: Stall | None, now: str) -> Manifest:
-    """The status to write. `observed` is the state after the plan was carried out; `now` an RFC 3339 time."""
+def status_of(
+    observed: Observed, plan: Plan, stall: Stall | None, now: str, known: Known | None = None
+) -> Manifest:
+    """The status to write, but for the backlog (collector.py). `observed` is the state after the plan was carried out;
+    `now` an RFC 3339 time.
+    """
     live_set = observed.stateful_set
     told = (live_set or {}).get("status", {})
     status: dict[str, Any] = {
@@ -41,7 +45,7 @@ def status_of(observed: Observed, plan: Plan, stall: Stall | None, now: str) -> 
         "replicas": told.get("replicas", 0),
         "readyReplicas": told.get("readyReplicas", 0),
         "selector": ",".join(f"{key}={value}" for key, value in observed.owner.selector.items()),
-        "conditions": _conditions(observed, _findings(observed, plan, stall), now),
+        "conditions": _conditions(observed, _findings(observed, plan, stall, known or Known()), now),
         "retainedClaims": _retained(observed, plan)[:_LISTED_CLAIMS],
     }
     if plan.image is not None:
@@ -74,11 +78,11 @@ def _written(observed: Observed) -> list[Manifest]:
     return conditions
 
 
-def _conditions(observed: Observed, findings: list[_Finding], now: str) -> list[Manifest]:
+def _conditions(observed: Observed, findings: list[Finding], now: str) -> list[Manifest]:
     before = {each["type"]: each for each in _written(observed)}
     conditions = []
     for each in findings:
-        status = "True" if each.status else "False"
+        status = _WORDS[each.status]
         past = before.get(each.type)
         since = past["lastTransitionTime"] if past is not None and past["status"] == status else now
         conditions.append(
@@ -94,37 +98,56 @@ def _conditions(observed: Observed, findings: list[_Finding], now: str) -> list[
     return conditions
 
 
-def _findings(observed: Observed, plan: Plan, stall: Stall | None) -> list[_Finding]:
+def _findings(observed: Observed, plan: Plan, stall: Stall | None, known: Known) -> list[Finding]:
     waiting = None if stall else _waiting_for(observed, plan)
     if stall is not None:
-        ready = _Finding("Ready", False, stall.reason, stall.message)
+        ready = Finding("Ready", False, stall.reason, stall.message)
     elif waiting is not None:
-        ready = _Finding("Ready", False, "Progressing", waiting)
+        ready = Finding("Ready", False, "Progressing", waiting)
     else:
         ready = _ready(observed, plan)
     return [
         ready,
-        _Finding("Reconciling", waiting is not None, "Progressing" if waiting else "Done", waiting or ""),
-        _Finding(
+        Finding("Reconciling", waiting is not None, "Progressing" if waiting else "Done", waiting or ""),
+        Finding(
             "Stalled", stall is not None, stall.reason if stall else "Fine", stall.message if stall else ""
         ),
         *_storage(observed, plan),
     ]
 
 
-def _ready(observed: Observed, plan: Plan) -> _Finding:
+def _connected(observed: Observed, plan: Plan, known: Known) -> Finding:
+    """What was written last stays until the workers were asked anew."""
+    if plan.spec is not None and known.heard is not None:
+        return nats_connected(known.heard, plan.spec.replicas)
+    words = {word: status for status, word in _WORDS.items()}
+    for past in _written(observed):
+        if past["type"] == "NatsConnected":
+            return Finding("NatsConnected", words[past["status"]], past["reason"], past.get("message", ""))
+    return Finding("NatsConnected", None, "NoWorker", "no worker runs yet")
+
+
+def _ready(observed: Observed, plan: Plan) -> Finding:
     replicas = plan.spec.replicas if plan.spec else 0
     if plan.spec is not None and plan.spec.paused:
-        return _Finding("Ready", True, "Paused", "the operator changes nothing while spec.paused is true")
+        return Finding("Ready", True, "Paused", "the operator changes nothing while spec.paused is true")
     if replicas == 0:
-        return _Finding("Ready", True, "ScaledToZero", "no worker runs; messages wait on their volumes")
-    return _Finding("Ready", True, "WorkersReady", f"all workers are ready: {replicas}")
+        return Finding("Ready", True, "ScaledToZero", f"no worker runs; {_waiting(observed)}")
+    return Finding("Ready", True, "WorkersReady", f"all workers are ready: {replicas}")
+
+
+def _waiting(observed: Observed) -> str:
+    backlog = (observed.queue.get("status") or {}).get("backlog")
+    if backlog is None:
+        return "messages wait on their volumes"
+    return f"{backlog.get('pending', 0)} messages and {backlog.get('dead', 0)} dead letters wait on their volumes"
 
 
 def _waiting_for(observed: Observed, plan: Plan) -> str | None:
     """What is not as asked for yet, in a sentence."""
     if plan.spec is None or plan.spec.paused:
         return None
+        _connected(observed, plan, known),
     live_set = observed.stateful_set
     if live_set is None:
         return "the StatefulSet is being made"
@@ -141,7 +164,7 @@ def _waiting_for(observed: Observed, plan: Plan) -> str | None:
     return None
 
 
-def _storage(observed: Observed, plan: Plan) -> list[_Finding]:
+def _storage(observed: Observed, plan: Plan) -> list[Finding]:
     if plan.spec is None:
         return []
     lost = [
@@ -153,10 +176,10 @@ def _storage(observed: Observed, plan: Plan) -> list[_Finding]:
         if claim["spec"]["resources"]["requests"]["storage"] != plan.spec.storage.size
     ]
     if lost:
-        storage = _Finding("StorageReady", False, "VolumeLost", f"the volume is gone of {', '.join(lost)}")
+        storage = Finding("StorageReady", False, "VolumeLost", f"the volume is gone of {', '.join(lost)}")
     elif smaller:
         text = f"this release cannot expand volumes; of another size than spec.storage.size: {', '.join(smaller)}"
-        storage = _Finding("StorageReady", False, "ExpansionNotBuilt", text)
+        storage = Finding("StorageReady", False, "ExpansionNotBuilt", text)
     else:
         storage = _Finding("StorageReady", True, "Fine", "")
     retained = _retained(observed, plan)

@@ -75,13 +75,17 @@ def claims(cluster: ControlPlane, namespace: str) -> list[str]:
     return sorted(item["metadata"]["name"] for item in items)
 
 
-def make_pods_ready(cluster: ControlPlane, namespace: str, count: int) -> None:
-    """What a kubelet would do."""
+def make_pods_ready(
+    cluster: ControlPlane, namespace: str, count: int, *, address: str = "", ready: bool = True
+) -> None:
+    """What a kubelet would do. `address`: the IP that they all have."""
     pods = f"/api/v1/namespaces/{namespace}/pods"
     cluster.until(f"{count} pods are made", lambda: len(cluster.get(pods)["items"]) == count)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
+    readiness = {"type": "Ready", "status": str(ready), "lastTransitionTime": now}
+    status: dict[str, Any] = {"phase": "Running", "conditions": [readiness]}
+    if address:
+        status |= {"podIP": address, "podIPs": [{"ip": address}]}
     for pod in cluster.get(pods)["items"]:
         where = f"{pods}/{pod['metadata']['name']}/status"
-        body = {"status": {"phase": "Running", "conditions": [ready]}}
-        assert cluster.request("PATCH", where, body, MERGE)[0] == 200
+        assert cluster.request("PATCH", where, {"status": status}, MERGE)[0] == 200

@@ -12,14 +12,16 @@ from typing import Any, Final, cast
 import kopf
 
 from requeue_operator.api import GROUP, PLURAL, VERSION
-from requeue_operator.children.naming import MANAGER
+from requeue_operator.children.naming import MANAGER, Manifest
+from requeue_operator.collector import Collector, seen_pod
+from requeue_operator.drains import JOB_LABELS
 from requeue_operator.fleet import Fleet
 from requeue_operator.kube import Kube
 from requeue_operator.reconcile import reconcile
-
-_INSTANCE: Final = "app.kubernetes.io/instance"
 from requeue_operator.status import Known
 from requeue_operator.workers import Workers
+
+_INSTANCE: Final = "app.kubernetes.io/instance"
 _LABELS: Final = {"app.kubernetes.io/managed-by": MANAGER}
 _CHILDREN: Final = (
     ("", "v1", "configmaps"),
@@ -27,6 +29,7 @@ _CHILDREN: Final = (
     ("", "v1", "serviceaccounts"),
     ("", "v1", "persistentvolumeclaims"),
     ("apps", "v1", "statefulsets"),
+    ("batch", "v1", "jobs"),
     ("policy", "v1", "poddisruptionbudgets"),
     ("networking.k8s.io", "v1", "networkpolicies"),
 )
@@ -50,14 +53,14 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
                 raise outcome.error
             return outcome.again_s
 
-        fleet = Fleet(run)
-        try:
-            await kopf.operator(
         async def write(queue: Manifest, backlog: Manifest) -> None:
             await kube.patch_status(queue, {"backlog": backlog})
 
-                registry=_registry(fleet, collector),
+        fleet = Fleet(run)
         collector = Collector(workers, write, fleet.poke)
+        try:
+            await kopf.operator(
+                registry=_registry(fleet, collector),
                 settings=_settings(),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
@@ -65,10 +68,10 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
                 ready_flag=ready,
             )
         finally:
+            await collector.close()
             await fleet.close()
 
 
-            await collector.close()
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.networking.request_timeout = 30
@@ -91,9 +94,6 @@ def _registry(fleet: Fleet, collector: Collector) -> kopf.OperatorRegistry:
         collector.see_queue(namespace or "", name, None if type == "DELETED" else dict(body))
         fleet.poke(namespace or "", name)
 
-    async def of_child(namespace: str | None, labels: Any, **_: Any) -> None:
-        if _INSTANCE in labels:
-            fleet.poke(namespace or "", labels[_INSTANCE])
     @kopf.on.event("", "v1", "pods", labels=_LABELS, registry=registry)
     async def of_pod(namespace: str | None, name: str, body: Any, type: Any, **_: Any) -> None:  # noqa: A002
         instance, dash, ordinal = name.rpartition("-")
@@ -101,7 +101,11 @@ def _registry(fleet: Fleet, collector: Collector) -> kopf.OperatorRegistry:
             pod = None if type == "DELETED" else seen_pod(body, int(ordinal))
             collector.see_pod(namespace or "", instance, name, pod)
 
+    async def of_child(namespace: str | None, labels: Any, **_: Any) -> None:
+        if _INSTANCE in labels:
+            fleet.poke(namespace or "", labels[_INSTANCE])
 
+    kopf.on.event("", "v1", "pods", labels=dict(JOB_LABELS), registry=registry, id="of_drains")(of_child)
     for group, version, plural in _CHILDREN:
         watched = kopf.on.event(group, version, plural, labels=_LABELS, registry=registry, id=f"of_{plural}")
         watched(of_child)

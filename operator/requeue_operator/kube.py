@@ -26,6 +26,8 @@ _PLURALS: Final = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "StatefulSet": "statefulsets",
     "PersistentVolumeClaim": "persistentvolumeclaims",
+    "Pod": "pods",
+    "Job": "jobs",
 }
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
@@ -90,9 +92,22 @@ class Kube:
         answer = await self._call("PATCH", _path_of(manifest), query, manifest, _APPLY)
         return answer or {}
 
-    async def delete(self, live: Manifest) -> None:
-        """Delete this very object; one that was made anew under its name stays."""
-        options = {"preconditions": {"uid": live["metadata"]["uid"]}, "propagationPolicy": "Background"}
+    async def annotate(self, live: Manifest, annotations: dict[str, str | None]) -> None:
+        """Write annotations (None: take away) if `live` is as it was read; KubeError with status 409 otherwise."""
+        metadata = live["metadata"]
+        body = {
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+            "annotations": annotations,
+        }
+        await self._call("PATCH", _path_of(live), body={"metadata": body}, content_type=_MERGE)
+
+    async def delete(self, live: Manifest, *, unchanged: bool = False) -> None:
+        """Delete this very object; one that was made anew under its name stays. `unchanged`: if it is as it was read."""
+        metadata = live["metadata"]
+        conditions = {"uid": metadata["uid"]}
+        conditions |= {"resourceVersion": metadata["resourceVersion"]} if unchanged else {}
+        options = {"preconditions": conditions, "propagationPolicy": "Background"}
         await self._call("DELETE", _path_of(live), body=options)
 
     async def patch_status(self, live: Manifest, status: Manifest) -> None:

@@ -8,12 +8,14 @@ A plan is judged anew at every reconcile, from live objects alone; nothing is re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children import Manifest, Owner, children
 from requeue_operator.children.pod import WORKER
+from requeue_operator.drains import Drains, Scene, decide
 from requeue_operator.validation import InvalidSpec, NotBuilt, read_spec
 
 Key = tuple[str, str]
@@ -22,11 +24,15 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Observed:
-    """Live objects: the RequeueQueue, what stands under the names of its children, and its claims."""
+    """Live objects: the RequeueQueue, what stands under the names of its children, its claims, its drain Jobs, and
+    (where a drain may go on) all pods that may use a claim.
+    """
 
     queue: Manifest
     children: Mapping[Key, Manifest]
     claims: tuple[Manifest, ...]
+    jobs: tuple[Manifest, ...] = ()
+    pods: tuple[Manifest, ...] = ()
 
     @property
     def owner(self) -> Owner:
@@ -50,16 +56,19 @@ class Stall:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to delete, then what to apply, in order. `stall`: neither, and why. `spec` is None when it can't be read."""
+    """What to delete, then what to apply, in order, then the drains. `stall`: nothing of it, and why. `spec` is None
+    when it can't be read.
+    """
 
     spec: RequeueQueueSpec | None = None
     delete: tuple[Manifest, ...] = ()
     apply: tuple[Manifest, ...] = ()
     stall: Stall | None = None
     image: str | None = None
+    drains: Drains = field(default_factory=Drains)
 
 
-def plan(observed: Observed, default_image: str) -> Plan:
+def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
     """The actions that lead from `observed` to what its spec asks for."""
     try:
         spec = read_spec(observed.queue["spec"])
@@ -69,23 +78,27 @@ def plan(observed: Observed, default_image: str) -> Plan:
         return Plan(stall=Stall("InvalidSpec", str(wrong)))
     live_set = observed.stateful_set
     image = spec.image or _image_of(live_set) or default_image
+    drains = decide(
+        Scene(observed.owner, spec, image, live_set, observed.claims, observed.jobs, observed.pods, now)
+    )
     if spec.paused:
-        return Plan(spec, image=image)
-    wanted = children(observed.owner, spec, image=image, volume_size=_volume_size(live_set))
+        return Plan(spec, image=image, drains=drains.without_actions())
+    held = spec.model_copy(update={"replicas": drains.replicas(spec.replicas, live_set)})
+    wanted = children(observed.owner, held, image=image, volume_size=_volume_size(live_set))
     taken = [each for each in wanted if _is_foreign(observed, each)]
     if taken:
         names = ", ".join(f"{each['kind']} {each['metadata']['name']}" for each in taken)
         text = (
             f"{names} exists and belongs to something else; delete it, or give the RequeueQueue another name"
         )
-        return Plan(spec, stall=Stall("NameTaken", text), image=image)
+        return Plan(spec, stall=Stall("NameTaken", text), image=image, drains=drains.without_actions())
     keys = {_key(each) for each in wanted}
     unwanted = tuple(
         live
         for key, live in observed.children.items()
         if key not in keys and _is_own(live, observed.owner) and not _is_going(live)
     )
-    return Plan(spec, unwanted, tuple(wanted), image=image)
+    return Plan(spec, unwanted, tuple(wanted), image=image, drains=drains)
 
 
 def _key(manifest: Manifest) -> Key:

@@ -13,6 +13,7 @@ from typing import Final
 
 from requeue_operator.api import GROUP, KIND, VERSION
 from requeue_operator.children import Manifest, Owner
+from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
 from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
 from requeue_operator.status import Event, Known, changed, status_of, transitions
@@ -41,11 +42,12 @@ async def reconcile(
     if queue is None or queue["metadata"].get("deletionTimestamp") is not None:
         return None
     observed = await _observe(kube, queue)
-    planned = plan(observed, default_image)
+    planned = plan(observed, default_image, datetime.now(UTC))
     stall, error = planned.stall, None
     if stall is None:
         try:
             observed = await _carry_out(kube, observed, planned)
+            await carry_out(kube, planned.drains, lambda: _look_again(kube, queue, default_image))
         except (Forbidden, Rejected) as refusal:
             error = refusal
             stall = _stall(refusal)
@@ -53,7 +55,7 @@ async def reconcile(
     difference = changed(observed, status)
     if difference:
         await kube.patch_status(queue, difference)
-    return Outcome(queue, transitions(observed, status), error)
+    return Outcome(queue, transitions(observed, status), error, planned.drains.again_s)
 
 
 async def _observe(kube: Kube, queue: Manifest) -> Observed:
@@ -71,8 +73,22 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
     live = {
         (kind, name): each for (_, kind, name), each in zip(wanted, found, strict=True) if each is not None
     }
-    claims = await kube.list("v1", "PersistentVolumeClaim", owner.namespace, owner.labels)
-    return Observed(queue, live, tuple(claims))
+    claims, jobs = await asyncio.gather(
+        kube.list("v1", "PersistentVolumeClaim", owner.namespace, owner.labels),
+        kube.list("batch/v1", "Job", owner.namespace, {**owner.labels, **JOB_LABELS}),
+    )
+    # After the StatefulSet: a pod that is not there now was not made by a state of it that came before.
+    pods = await kube.list("v1", "Pod", owner.namespace, {}) if concern(queue, claims, jobs) else []
+    return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods))
+
+
+async def _look_again(kube: Kube, queue: Manifest, default_image: str) -> Drains:
+    """The drains as live objects have them now; none when the RequeueQueue is another one, or going."""
+    metadata = queue["metadata"]
+    live = await kube.get(_API, KIND, metadata["namespace"], metadata["name"])
+    if live is None or live["metadata"]["uid"] != metadata["uid"] or "deletionTimestamp" in live["metadata"]:
+        return Drains()
+    return plan(await _observe(kube, live), default_image, datetime.now(UTC)).drains
 
 
 async def _carry_out(kube: Kube, observed: Observed, planned: Plan) -> Observed:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from requeue_operator.children import Manifest
+from requeue_operator.drains import is_alarming, report
+from requeue_operator.finding import Finding
+from requeue_operator.heard import Heard, nats_connected
 from requeue_operator.plan import Observed, Plan, Stall
 
 _LISTED_CLAIMS: Final = 100
+_WORDS: Final[dict[bool | None, str]] = {True: "True", False: "False", None: "Unknown"}
 
 
 @dataclass(frozen=True)
-_WORDS: Final[dict[bool | None, str]] = {True: "True", False: "False", None: "Unknown"}
 class Event:
     """Something that changed and is worth telling once."""
 
@@ -64,6 +67,8 @@ def transitions(observed: Observed, status: Manifest) -> list[Event]:
     before = {each["type"]: each for each in _written(observed)}
     events = []
     for now in status["conditions"]:
+        if now["type"] == "Drained":
+            events += _drained(before.get("Drained"), now)
         past = before.get(now["type"], {"status": "False", "reason": ""})
         same = (past["status"], past["reason"]) == (now["status"], now["reason"])
         if now["type"] == "Stalled" and now["status"] == "True" and not same:
@@ -71,6 +76,17 @@ def transitions(observed: Observed, status: Manifest) -> list[Event]:
         if now["type"] == "Ready" and past["status"] != now["status"] and now["status"] == "True":
             events.append(Event(False, now["reason"], now["message"]))
     return events
+
+
+def _drained(past: Manifest | None, now: Manifest) -> list[Event]:
+    before = past or {"status": "True", "reason": "Fine"}
+    if (before["status"], before["reason"]) == (now["status"], now["reason"]):
+        return []
+    if is_alarming(now["reason"]):
+        return [Event(True, now["reason"], now["message"])]
+    if now["status"] == "True":
+        return [Event(False, "Drained", "no volume waits without a worker")]
+    return []
 
 
 def _written(observed: Observed) -> list[Manifest]:
@@ -113,6 +129,7 @@ def _findings(observed: Observed, plan: Plan, stall: Stall | None, known: Known)
             "Stalled", stall is not None, stall.reason if stall else "Fine", stall.message if stall else ""
         ),
         *_storage(observed, plan),
+        _connected(observed, plan, known),
     ]
 
 
@@ -147,7 +164,6 @@ def _waiting_for(observed: Observed, plan: Plan) -> str | None:
     """What is not as asked for yet, in a sentence."""
     if plan.spec is None or plan.spec.paused:
         return None
-        _connected(observed, plan, known),
     live_set = observed.stateful_set
     if live_set is None:
         return "the StatefulSet is being made"
@@ -181,13 +197,8 @@ def _storage(observed: Observed, plan: Plan) -> list[Finding]:
         text = f"this release cannot expand volumes; of another size than spec.storage.size: {', '.join(smaller)}"
         storage = Finding("StorageReady", False, "ExpansionNotBuilt", text)
     else:
-        storage = _Finding("StorageReady", True, "Fine", "")
-    retained = _retained(observed, plan)
-    drained = _Finding("Drained", True, "Fine", "")
-    if retained:
-        text = "volumes with data that no worker uses; scale up to use them again: " + ", ".join(retained)
-        drained = _Finding("Drained", False, "Retained", text)
-    return [storage, drained]
+        storage = Finding("StorageReady", True, "Fine", "")
+    return [storage, report(plan.drains)]
 
 
 def _claims(observed: Observed) -> dict[str, Manifest]:

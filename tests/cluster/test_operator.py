@@ -79,8 +79,10 @@ def _probe_is_reconciled(cluster: ControlPlane, namespace: str) -> bool:
     return True
 
 
-def test_scaling_down_keeps_the_volumes_and_says_so(cluster: ControlPlane, namespace: str) -> None:
-    create_queue(cluster, namespace, replicas=3)
+def test_scaling_down_with_retain_keeps_the_volumes_and_says_so(
+    cluster: ControlPlane, namespace: str
+) -> None:
+    create_queue(cluster, namespace, replicas=3, storage={"onScaleDown": "Retain"})
     make_pods_ready(cluster, namespace, 3)
     cluster.until("it is ready", lambda: has_condition(cluster, namespace, "Ready", "True"))
     patch_spec(cluster, namespace, replicas=1)

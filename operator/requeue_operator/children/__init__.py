@@ -65,8 +65,10 @@ def _network_policy(owner: Owner, spec: RequeueQueueSpec) -> Manifest:
     servers = [
         {"port": port, "protocol": "TCP"} for port in sorted({_port(url) for url in spec.nats.servers})
     ]
+    # Without the name of the pods: those of drain Jobs have to reach NATS too.
+    pods = {key: value for key, value in owner.labels.items() if key != "app.kubernetes.io/name"}
     rules = {
-        "podSelector": {"matchLabels": owner.selector},
+        "podSelector": {"matchLabels": pods},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"ports": [{"port": HTTP_PORT, "protocol": "TCP"}]}],
         "egress": [{"ports": [*dns, *servers]}],

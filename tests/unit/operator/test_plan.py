@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from requeue_operator.children import Manifest, children
@@ -49,40 +50,44 @@ def _claim(ordinal: int, size: str = "1Gi", phase: str = "Bound") -> Manifest:
     }
 
 
+def _planned(observed: Observed) -> Plan:
+    return plan(observed, "requeue:2", datetime(2026, 1, 2, tzinfo=UTC))
+
+
 def _images(planned: Plan) -> list[str]:
     sets = [each for each in planned.apply if each["kind"] == "StatefulSet"]
     return [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in sets]
 
 
 def _conditions(observed: Observed) -> dict[str, tuple[str, str, str]]:
-    planned = plan(observed, "requeue:2")
+    planned = _planned(observed)
     status = status_of(observed, planned, planned.stall, _NOW)
     return {each["type"]: (each["status"], each["reason"], each["message"]) for each in status["conditions"]}
 
 
 def test_an_upgrade_of_the_operator_keeps_the_image_of_a_fleet_that_runs() -> None:
-    assert _images(plan(_observed({}), "requeue:2")) == ["requeue:2"]
-    assert _images(plan(_observed({}, live=_live("requeue:1")), "requeue:2")) == ["requeue:1"]
-    assert _images(plan(_observed({"image": "mine:3"}, live=_live("requeue:1")), "requeue:2")) == ["mine:3"]
+    assert _images(_planned(_observed({}))) == ["requeue:2"]
+    assert _images(_planned(_observed({}, live=_live("requeue:1")))) == ["requeue:1"]
+    assert _images(_planned(_observed({"image": "mine:3"}, live=_live("requeue:1")))) == ["mine:3"]
 
 
 def test_claim_templates_that_cannot_change_are_left_as_they_are() -> None:
-    planned = plan(_observed({"storage": {"size": "5Gi"}}, live=_live()), "requeue:2")
+    planned = _planned(_observed({"storage": {"size": "5Gi"}}, live=_live()))
     (claim,) = planned.apply[-1]["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
 
 
 def test_what_is_no_longer_asked_for_is_deleted_if_it_is_ours() -> None:
     live = _live(networkPolicy={"enabled": True})
-    assert [each["kind"] for each in plan(_observed({}, live=live), "requeue:2").delete] == ["NetworkPolicy"]
+    assert [each["kind"] for each in _planned(_observed({}, live=live)).delete] == ["NetworkPolicy"]
     for each in live:
         if each["kind"] == "NetworkPolicy":
             each["metadata"]["ownerReferences"] = []
-    assert plan(_observed({}, live=live), "requeue:2").delete == ()
+    assert _planned(_observed({}, live=live)).delete == ()
 
 
 def test_paused_does_nothing() -> None:
-    planned = plan(_observed({"paused": True}, live=_live(networkPolicy={"enabled": True})), "requeue:2")
+    planned = _planned(_observed({"paused": True}, live=_live(networkPolicy={"enabled": True})))
     assert (planned.apply, planned.delete, planned.stall) == ((), (), None)
 
 
@@ -113,7 +118,8 @@ def test_of_the_three_conditions_of_kstatus_one_at_most_is_true() -> None:
 
 def test_volumes_are_told_by_their_ordinals() -> None:
     claims = tuple(_claim(ordinal) for ordinal in (10, 2, 0))
-    found = _conditions(_observed({"replicas": 2}, claims=claims))["Drained"]
+    storage = {"size": "1Gi", "onScaleDown": "Retain"}
+    found = _conditions(_observed({"replicas": 2, "storage": storage}, claims=claims))["Drained"]
     assert found[:2] == ("False", "Retained")
     assert found[2].endswith(": data-orders-2, data-orders-10")
 
@@ -127,7 +133,7 @@ def test_volumes_that_are_gone_or_of_another_size_are_told() -> None:
 
 def test_a_status_that_says_the_same_is_not_written_again() -> None:
     first = _observed({"shards": 2})
-    planned = plan(first, "requeue:2")
+    planned = _planned(first)
     status = status_of(first, planned, planned.stall, _NOW)
     assert [event.reason for event in transitions(first, status)] == ["NotBuilt"]
     again = _observed({"shards": 2}, status=status)

@@ -27,7 +27,10 @@ def main() -> None:
     metavar="IMAGE",
     help="Image of the workers where a RequeueQueue names none. [env: REQUEUE_WORKER_IMAGE]",
 )
-def run(namespaces: tuple[str, ...], all_namespaces: bool, image: str) -> None:
+@click.option(
+    "--http", metavar="HOST:PORT", help="Serve /livez and /metrics there; :PORT for every interface."
+)
+def run(namespaces: tuple[str, ...], all_namespaces: bool, image: str, http: str | None) -> None:
     """Keep every RequeueQueue as it asks to be. Run one operator for a namespace.
 
     Logs in by KUBECONFIG, else as the service account of its pod.
@@ -35,11 +38,19 @@ def run(namespaces: tuple[str, ...], all_namespaces: bool, image: str) -> None:
     if bool(namespaces) == all_namespaces:
         raise click.UsageError("name the namespaces with --namespace, or give --all-namespaces")
     from requeue_operator.handlers import operate
+    from requeue_operator.http import Address, ListenError
 
+    try:
+        address = None if http is None else Address.parse(http)
+    except ValueError as error:
+        raise click.UsageError(f"--http: {error}") from None
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    asyncio.run(operate(namespaces=namespaces, image=image))
+    try:
+        asyncio.run(operate(namespaces=namespaces, image=image, http=address))
+    except ListenError as error:
+        raise click.UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

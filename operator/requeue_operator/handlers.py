@@ -6,7 +6,9 @@ nothing hangs while the operator is down, and an event that is lost costs a resy
 
 from __future__ import annotations
 
-import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any, Final, cast
 
 import kopf
@@ -16,7 +18,9 @@ from requeue_operator.children.naming import MANAGER, Manifest
 from requeue_operator.collector import Collector, seen_pod
 from requeue_operator.drains import JOB_LABELS
 from requeue_operator.fleet import Fleet
+from requeue_operator.http import Address, serving
 from requeue_operator.kube import Kube
+from requeue_operator.metrics import Metrics
 from requeue_operator.reconcile import reconcile
 from requeue_operator.status import Known
 from requeue_operator.workers import Workers
@@ -35,9 +39,12 @@ _CHILDREN: Final = (
 )
 
 
-async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Event | None = None) -> None:
-    """Reconcile until a signal stops it; no namespaces: all of them."""
-    async with await Kube.connect() as kube, Workers() as workers:
+async def operate(*, namespaces: tuple[str, ...], image: str, http: Address | None = None) -> None:
+    """Reconcile until a signal stops it; no namespaces: all of them. Raises ListenError, and what ends the watching."""
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        kube = await stack.enter_async_context(await Kube.connect(metrics.requested))
+        workers = await stack.enter_async_context(Workers())
 
         async def run(namespace: str, name: str) -> float | None:
             known = Known(collector.heard(namespace, name))
@@ -56,25 +63,39 @@ async def operate(*, namespaces: tuple[str, ...], image: str, ready: asyncio.Eve
         async def write(queue: Manifest, backlog: Manifest) -> None:
             await kube.patch_status(queue, {"backlog": backlog})
 
-        fleet = Fleet(run)
+        def note(seconds: float, failed: bool) -> None:
+            metrics.reconciled(seconds, failed=failed)
+
+        fleet = Fleet(run, note)
         collector = Collector(workers, write, fleet.poke)
+        if http is not None:
+            await stack.enter_async_context(serving(http, fleet.stuck, metrics.registry))
         try:
             await kopf.operator(
-                registry=_registry(fleet, collector),
-                settings=_settings(),
+                registry=_registry(fleet, collector, metrics),
+                settings=_settings(namespaces),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
                 standalone=True,
-                ready_flag=ready,
             )
         finally:
             await collector.close()
             await fleet.close()
 
 
-def _settings() -> kopf.OperatorSettings:
+class _Backoffs:
+    """Seconds between attempts to reach the API server: without end, since an operator that gives up helps nobody."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((1.0, 1.0, 2.0, 3.0, 5.0, 8.0), itertools.repeat(10.0))
+
+
+def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    # Whoever looks after some namespaces need not be allowed to see which namespaces and resources there are.
+    settings.scanning.disabled = bool(namespaces)
     settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = _Backoffs()
     settings.watching.server_timeout = 300
     settings.posting.loggers = False
     # Never used by raw events; set all the same, so that a handler of another kind could not leave kopf's defaults.
@@ -82,16 +103,24 @@ def _settings() -> kopf.OperatorSettings:
     return settings
 
 
-def _registry(fleet: Fleet, collector: Collector) -> kopf.OperatorRegistry:
+def _registry(fleet: Fleet, collector: Collector, metrics: Metrics) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> Any:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:
+        # Before kopf looks for tasks that it does not know, and waits for them.
+        await collector.close()
+        await fleet.close()
+
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def of_queue(namespace: str | None, name: str, body: Any, type: Any, **_: Any) -> None:  # noqa: A002
-        collector.see_queue(namespace or "", name, None if type == "DELETED" else dict(body))
+        queue = None if type == "DELETED" else dict(body)
+        collector.see_queue(namespace or "", name, queue)
+        metrics.see_queue(namespace or "", name, queue)
         fleet.poke(namespace or "", name)
 
     @kopf.on.event("", "v1", "pods", labels=_LABELS, registry=registry)

@@ -5,8 +5,11 @@ Every call ends within `_TIMEOUT_S`. What is not there is None; every other refu
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -17,6 +20,8 @@ from kubernetes.aio.client import ApiClient, Configuration
 from requeue_operator.children.naming import MANAGER, Manifest
 
 _TIMEOUT_S: Final = 30
+_THROTTLED_TIMES: Final = 4
+_LONGEST_RETRY_AFTER_S: Final = 15.0
 _PLURALS: Final = {
     "RequeueQueue": "requeuequeues",
     "ServiceAccount": "serviceaccounts",
@@ -31,6 +36,10 @@ _PLURALS: Final = {
 }
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
+
+
+Note = Callable[[str, int], None]
+"""Takes note of an answer: method and status, 0 when there was none."""
 
 
 class KubeError(Exception):
@@ -52,11 +61,12 @@ class Rejected(KubeError):
 class Kube:
     """A connection. `async with await Kube.connect() as kube`."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, note: Note = lambda _method, _status: None) -> None:
         self._client = client
+        self._note = note
 
     @classmethod
-    async def connect(cls) -> Self:
+    async def connect(cls, note: Note = lambda _method, _status: None) -> Self:
         """Log in by KUBECONFIG, else as the pod's service account, else by `~/.kube/config`."""
         configuration = Configuration()
         in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
@@ -65,7 +75,7 @@ class Kube:
         else:
             file = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
             await config.load_kube_config(config_file=file, client_configuration=configuration)
-        return cls(ApiClient(configuration))
+        return cls(ApiClient(configuration), note)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,6 +132,19 @@ class Kube:
         body: Manifest | None = None,
         content_type: str = "application/json",
     ) -> Manifest | None:
+        for _ in range(_THROTTLED_TIMES):
+            status, content, retry_after_s = await self._send(method, path, query, body, content_type)
+            self._note(method, status)
+            if status != 429:
+                break
+            # Whoever waits here holds a slot of the fleet: so all of it becomes slower.
+            await asyncio.sleep(retry_after_s * random.uniform(1.0, 1.5))
+        return _decoded(status, content)
+
+    async def _send(
+        self, method: str, path: str, query: dict[str, str] | None, body: Manifest | None, content_type: str
+    ) -> tuple[int, bytes, float]:
+        """Status, content, and the seconds to wait if it was throttled."""
         client = self._client
         try:
             _, url, headers, sent, _ = await client.param_serialize(
@@ -137,8 +160,14 @@ class Kube:
             )
             content = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self._note(method, 0)
             raise KubeError(0, f"the API server cannot be reached: {error}") from error
-        return _decoded(response.status, content)
+        return response.status, content, _retry_after_s(response.headers.get("Retry-After"))
+
+
+def _retry_after_s(header: str | None) -> float:
+    seconds = float(header) if header is not None and header.isdecimal() else 1.0
+    return min(seconds, _LONGEST_RETRY_AFTER_S)
 
 
 def _decoded(status: int, content: bytes) -> Manifest | None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.build import BUILD_TIMEOUT_S, control_plane_binary
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operating import OPERATOR
+from tests.cluster.operating import OPERATOR, SOME_NAMESPACES
 
 _CRDS = Path(__file__).parents[2] / "crds"
 _RBAC = Path(__file__).parent / "rbac.yaml"
@@ -41,6 +41,7 @@ def cluster(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
     plane = ControlPlane(control_plane_binary(say), tmp_path_factory.mktemp("cluster"))
     try:
         plane.add_user(OPERATOR, groups="")
+        plane.add_user(SOME_NAMESPACES, groups="")
         plane.start(_CRDS)
         plane.kubectl("apply", "-f", str(_RBAC))
         yield plane

@@ -33,6 +33,7 @@ class Part(LocalProcess):
 
     def start(self, argv: Sequence[str]) -> None:
         """Start; whether it is of use is asked at the API server."""
+        self.argv = argv
         with self.log_file.open("ab") as log:
             self._child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -72,6 +73,13 @@ class ControlPlane:
         """Stop all parts at once; nothing of them is kept."""
         for part in reversed(self._parts):
             part.kill()
+
+    def restart_api_server(self) -> None:
+        """SIGKILL, start it again, and wait until it is ready."""
+        (part,) = [each for each in self._parts if each.name == "kube-apiserver"]
+        part.kill()
+        part.start(part.argv)
+        self.until("the API server is ready again", lambda: self.get("/readyz") is not None)
 
     @property
     def log(self) -> str:
@@ -218,3 +226,16 @@ class ControlPlane:
                 why = f"{', '.join(ended)} ended" if ended else f"not so within {START_TIMEOUT_S:g} s"
                 raise AssertionError(f"{what}: {why}\n{self.log}")
             time.sleep(0.05)
+
+    def until_quiet(self, look: Callable[[], object], for_s: float) -> None:
+        """Wait until what one sees has not changed for so long."""
+        seen, since_s = look(), time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal seen, since_s
+            now = look()
+            if now != seen:
+                seen, since_s = now, time.monotonic()
+            return time.monotonic() - since_s > for_s
+
+        self.until("all is quiet", is_quiet)

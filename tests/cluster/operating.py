@@ -15,18 +15,25 @@ from tests.cluster.specs import path, requeue_queue
 
 OPERATOR = "requeue-operator"
 """The user that operators log in as, with the rights of rbac.yaml and no others."""
+SOME_NAMESPACES = "requeue-operator-of-some"
+"""Another one, without rights until a test gives it some."""
 MERGE = "application/merge-patch+json"
 
 
 class Operator(LocalProcess):
     """`requeue-operator run`; without namespaces for all of them."""
 
-    def start(self, kubeconfig: Path, *namespaces: str) -> None:
+    def start(self, kubeconfig: Path, *namespaces: str, http: str = "") -> None:
         argv = [str(find_executable("requeue-operator", "make install")), "run", "--image", "requeue:1"]
         argv += [word for each in namespaces for word in ("--namespace", each)] or ["--all-namespaces"]
+        argv += ["--http", http] if http else []
         environ = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         with self.log_file.open("ab") as log:
             self._child = subprocess.Popen(argv, env=environ, stdout=log, stderr=log)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
 
 
 def create_queue(cluster: ControlPlane, namespace: str, **spec: Any) -> None:

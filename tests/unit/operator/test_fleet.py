@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable
 
@@ -91,4 +92,62 @@ async def test_what_wants_to_be_looked_at_again_is_without_a_poke() -> None:
     fleet = Fleet(runs)
     fleet.poke("shop", "orders")
     await runs.until(3)
+    await fleet.close()
+
+
+async def test_a_reconcile_that_takes_too_long_is_a_failure_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_module, "_LONGEST_RUN_S", 0.01)
+    monkeypatch.setattr(fleet_module, "_LONGEST_WAIT_S", 0.01)
+    runs, ended = Runs(), list[bool]()
+    runs.go.clear()
+    fleet = Fleet(runs, lambda _, failed: ended.append(failed))
+    fleet.poke("shop", "orders")
+    await runs.until(2)
+    monkeypatch.setattr(fleet_module, "_LONGEST_RUN_S", 300.0)
+    runs.go.set()
+    await until(lambda: False in ended, timeout_s=60)
+    assert ended[0] is True
+    await fleet.close()
+
+
+async def test_a_reconcile_that_does_not_even_end_then_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_module, "_LONGEST_RUN_S", 0.01)
+    held = asyncio.Event()
+
+    async def hang(_namespace: str, _name: str) -> float | None:
+        while not held.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await held.wait()
+        return None
+
+    fleet = Fleet(hang)
+    assert fleet.stuck() is None
+    fleet.poke("shop", "orders")
+    await until(lambda: fleet.stuck() is not None, timeout_s=60)
+    assert "shop/orders does not end" in (fleet.stuck() or "")
+    held.set()
+    await until(lambda: fleet.stuck() is None, timeout_s=60)
+    await fleet.close()
+
+
+async def test_a_thousand_are_reconciled_a_few_at_a_time() -> None:
+    running, most = 0, 0
+    done: set[Key] = set()
+
+    async def run(namespace: str, name: str) -> float | None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        done.add((namespace, name))
+        return math.inf
+
+    fleet = Fleet(run)
+    for number in range(1000):
+        fleet.poke("shop", f"queue-{number}")
+    await until(lambda: len(done) == 1000, timeout_s=60)
+    assert most == 8
     await fleet.close()

@@ -94,7 +94,8 @@ class Kube:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         answer = await self._call("GET", _path(api_version, kind, namespace), {"labelSelector": selector})
         items: list[Manifest] = (answer or {}).get("items") or []
-        return items
+        # In a list the API server leaves out what all of them are.
+        return [{"apiVersion": api_version, "kind": kind, **each} for each in items]
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Server-side apply as the one field manager. Writes nothing when nothing differs."""

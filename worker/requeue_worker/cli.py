@@ -83,6 +83,7 @@ def _say_ready(settings: Settings) -> None:
     with contextlib.suppress(OSError):  # who started us may have closed its end
         line = f"ready: taking {settings.subject} as {settings.instance_id}, data in {settings.data_dir}"
         print(line, flush=True)
+    event_loop.calm_collector()
 
 
 @main.command("check-config", short_help="Check a configuration file and show the queues' policies.")

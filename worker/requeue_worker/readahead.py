@@ -20,9 +20,9 @@ from requeue_worker.storage.keys import TIME, time_of
 from requeue_worker.storage.queues import NEVER, Lane
 from requeue_worker.storage.store import ReadRequest, ReadResult
 
-READ_LIMIT: Final = 1024  #: messages in a read of a lane whose queue has weight 100
+READ_LIMIT: Final = 2048  #: messages in a read of a lane of weight 100; with 1024 a replay costs 15 % more
 READ_LEAST: Final = 64
-READ_MOST: Final = 4096
+READ_MOST: Final = 8192
 READ_LANES: Final = 8  #: lanes in one hop to the read thread: bounds what it brings back
 READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane has one message ready at a time
 READ_AHEAD_NS: Final = 100_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second

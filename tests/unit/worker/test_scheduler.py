@@ -70,7 +70,7 @@ def test_a_message_that_is_due_earlier_than_the_known_head_wakes_earlier(path: P
 
 def test_a_message_due_now_overtakes_what_was_read_ahead(path: Path) -> None:
     with VirtualWorker(path) as worker:
-        for number in range(700):
+        for number in range(READ_LIMIT):
             worker.publish(b"%d" % number, delay_ns=200 * MS)
         worker.run_for(195 * MS)
         assert len(worker.queue().lane().ready) >= READ_LIMIT // 2, "the case that this is about"

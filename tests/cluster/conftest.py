@@ -50,10 +50,19 @@ def cluster(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def namespace(cluster: ControlPlane) -> str:
-    """Left to the end of the control plane: a namespace takes seconds to go."""
-    name = f"test-{next(_NUMBERS)}"
-    body = {"metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    status, answer = cluster.request("POST", "/api/v1/namespaces", body)
-    assert status == 201, answer
-    return name
+def new_namespace(cluster: ControlPlane) -> Callable[[], str]:
+    """Makes a fresh one. Left to the end of the control plane: a namespace takes seconds to go."""
+
+    def make() -> str:
+        name = f"test-{next(_NUMBERS)}"
+        body = {"metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        status, answer = cluster.request("POST", "/api/v1/namespaces", body)
+        assert status == 201, answer
+        return name
+
+    return make
+
+
+@pytest.fixture
+def namespace(new_namespace: Callable[[], str]) -> str:
+    return new_namespace()

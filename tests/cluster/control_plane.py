@@ -125,6 +125,13 @@ class ControlPlane:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr}")
         return done
 
+    def watch(self, kind: str, log: Path) -> LocalProcess:
+        """Write every event about a kind, of all namespaces, to `log`, until that is stopped."""
+        flags = (kind, "--all-namespaces", "--watch", "--output-watch-events", "-o", "json")
+        part = Part(f"watch of {kind}", log)
+        part.start([str(self._binary), "kubectl", f"--kubeconfig={self.kubeconfig()}", "get", *flags])
+        return part
+
     def get(self, path: str) -> Any | None:
         """What the API server has at `path` (JSON, or text); None when that is nothing, or nobody answers yet."""
         status, body = self.request("GET", path)

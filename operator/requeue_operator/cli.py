@@ -30,7 +30,18 @@ def main() -> None:
 @click.option(
     "--http", metavar="HOST:PORT", help="Serve /livez and /metrics there; :PORT for every interface."
 )
-def run(namespaces: tuple[str, ...], all_namespaces: bool, image: str, http: str | None) -> None:
+@click.option(
+    "--resync",
+    "resync_s",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Look at each RequeueQueue that often when nothing happens.",
+)
+def run(
+    namespaces: tuple[str, ...], all_namespaces: bool, image: str, http: str | None, resync_s: float
+) -> None:
     """Keep every RequeueQueue as it asks to be. Run one operator for a namespace.
 
     Logs in by KUBECONFIG, else as the service account of its pod.
@@ -48,7 +59,7 @@ def run(namespaces: tuple[str, ...], all_namespaces: bool, image: str, http: str
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        asyncio.run(operate(namespaces=namespaces, image=image, http=address))
+        asyncio.run(operate(namespaces=namespaces, image=image, http=address, resync_s=resync_s))
     except ListenError as error:
         raise click.UsageError(str(error)) from None
 

@@ -3,7 +3,7 @@
     poke → reconcile now (at most `_AT_ONCE` of them at a time) → wait for the next poke, or until it is time again
 
 Pokes that come while a reconcile runs, or within `_PAUSE_S` after it, make one more, not many. A failure is tried again
-after 1 s, 2 s, ... 60 s, a success after about ten minutes, all of them spread out. A reconcile that takes longer than
+after 1 s, 2 s, ... 60 s, a success after `resync_s`, all of them spread out. A reconcile that takes longer than
 `_LONGEST_RUN_S`, whose every request has a limit of its own, is a failure; one that does not even end then is `stuck`.
 """
 
@@ -20,7 +20,6 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 8
-_RESYNC_S: Final = 600.0
 _LONGEST_WAIT_S: Final = 60.0
 _LONGEST_RUN_S: Final = 300.0
 _PAUSE_S: Final = 0.5
@@ -37,9 +36,12 @@ Note = Callable[[float, bool], None]
 class Fleet:
     """All RequeueQueues that are known. Lives on one event loop."""
 
-    def __init__(self, run: Run, note: Note = lambda _seconds, _failed: None) -> None:
+    def __init__(
+        self, run: Run, note: Note = lambda _seconds, _failed: None, resync_s: float = 600.0
+    ) -> None:
         self._run = run
         self._note = note
+        self._resync_s = resync_s
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._pokes: dict[Key, asyncio.Event] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -90,7 +92,7 @@ class Fleet:
                 if again_s is None and not poked.is_set():
                     del self._pokes[key], self._tasks[key]
                     return
-                resync_s = _RESYNC_S * random.uniform(0.8, 1.2)
+                resync_s = self._resync_s * random.uniform(0.8, 1.2)
                 failures, wait_s = 0, min(resync_s, again_s if again_s is not None else resync_s)
             await asyncio.sleep(min(_PAUSE_S, wait_s))
             with contextlib.suppress(TimeoutError):

@@ -7,6 +7,7 @@ nothing hangs while the operator is down, and an event that is lost costs a resy
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final, cast
@@ -39,8 +40,11 @@ _CHILDREN: Final = (
 )
 
 
-async def operate(*, namespaces: tuple[str, ...], image: str, http: Address | None = None) -> None:
+async def operate(
+    *, namespaces: tuple[str, ...], image: str, http: Address | None = None, resync_s: float = 600.0
+) -> None:
     """Reconcile until a signal stops it; no namespaces: all of them. Raises ListenError, and what ends the watching."""
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event otherwise
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         kube = await stack.enter_async_context(await Kube.connect(metrics.requested))
@@ -66,7 +70,7 @@ async def operate(*, namespaces: tuple[str, ...], image: str, http: Address | No
         def note(seconds: float, failed: bool) -> None:
             metrics.reconciled(seconds, failed=failed)
 
-        fleet = Fleet(run, note)
+        fleet = Fleet(run, note, resync_s)
         collector = Collector(workers, write, fleet.poke)
         if http is not None:
             await stack.enter_async_context(serving(http, fleet.stuck, metrics.registry))

@@ -97,7 +97,8 @@ async def _carry_out(kube: Kube, observed: Observed, planned: Plan) -> Observed:
         await kube.delete(live)
     after = dict(observed.children)
     for manifest in planned.apply:
-        after[(manifest["kind"], manifest["metadata"]["name"])] = await kube.apply(manifest)
+        key = (manifest["kind"], manifest["metadata"]["name"])
+        after[key] = await kube.apply(manifest, observed.children.get(key))
     return replace(observed, children=after)
 
 

@@ -23,8 +23,15 @@ MERGE = "application/merge-patch+json"
 class Operator(LocalProcess):
     """`requeue-operator run`; without namespaces for all of them."""
 
-    def start(self, kubeconfig: Path, *namespaces: str, http: str = "") -> None:
-        argv = [str(find_executable("requeue-operator", "make install")), "run", "--image", "requeue:1"]
+    def start(self, kubeconfig: Path, *namespaces: str, http: str = "", resync_s: float = 600) -> None:
+        argv = [
+            str(find_executable("requeue-operator", "make install")),
+            "run",
+            "--image",
+            "requeue:1",
+            "--resync",
+            str(resync_s),
+        ]
         argv += [word for each in namespaces for word in ("--namespace", each)] or ["--all-namespaces"]
         argv += ["--http", http] if http else []
         environ = {**os.environ, "KUBECONFIG": str(kubeconfig)}

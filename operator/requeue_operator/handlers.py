@@ -6,6 +6,7 @@ nothing hangs while the operator is down, and an event that is lost costs a resy
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
@@ -14,17 +15,20 @@ from typing import Any, Final, cast
 
 import kopf
 
-from requeue_operator.api import GROUP, PLURAL, VERSION
+from requeue_operator.api import GROUP, KIND, PLURAL, VERSION
 from requeue_operator.children.naming import MANAGER, Manifest
 from requeue_operator.collector import Collector, seen_pod
 from requeue_operator.drains import JOB_LABELS
 from requeue_operator.fleet import Fleet
 from requeue_operator.http import Address, serving
-from requeue_operator.kube import Kube
+from requeue_operator.kube import Kube, KubeError
 from requeue_operator.metrics import Metrics
+from requeue_operator.overlap import Intakes
 from requeue_operator.reconcile import reconcile
 from requeue_operator.status import Known
 from requeue_operator.workers import Workers
+
+log = logging.getLogger(__name__)
 
 _INSTANCE: Final = "app.kubernetes.io/instance"
 _LABELS: Final = {"app.kubernetes.io/managed-by": MANAGER}
@@ -51,7 +55,7 @@ async def operate(
         workers = await stack.enter_async_context(Workers())
 
         async def run(namespace: str, name: str) -> float | None:
-            known = Known(collector.heard(namespace, name))
+            known = Known(collector.heard(namespace, name), intakes.finding(namespace, name))
             outcome = await reconcile(kube, namespace, name, image, known)
             if outcome is None:
                 return None
@@ -72,11 +76,13 @@ async def operate(
 
         fleet = Fleet(run, note, resync_s)
         collector = Collector(workers, write, fleet.poke)
+        intakes = Intakes()
         if http is not None:
             await stack.enter_async_context(serving(http, fleet.stuck, metrics.registry))
+        await _see_all(kube, namespaces, intakes)
         try:
             await kopf.operator(
-                registry=_registry(fleet, collector, metrics),
+                registry=_registry(fleet, collector, metrics, intakes),
                 settings=_settings(namespaces),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
@@ -107,7 +113,23 @@ def _settings(namespaces: tuple[str, ...]) -> kopf.OperatorSettings:
     return settings
 
 
-def _registry(fleet: Fleet, collector: Collector, metrics: Metrics) -> kopf.OperatorRegistry:
+async def _see_all(kube: Kube, namespaces: tuple[str, ...], intakes: Intakes) -> None:
+    """Before the first reconcile: else each start would write for a moment that nothing overlaps."""
+    for wait_s in _Backoffs():
+        try:
+            queues = await kube.list_all(f"{GROUP}/{VERSION}", KIND, namespaces)
+        except KubeError as error:
+            log.warning("RequeueQueues cannot be listed, trying again in %g s: %s", wait_s, error)
+            await asyncio.sleep(wait_s)
+        else:
+            for queue in queues:
+                intakes.see(queue["metadata"]["namespace"], queue["metadata"]["name"], queue)
+            return
+
+
+def _registry(
+    fleet: Fleet, collector: Collector, metrics: Metrics, intakes: Intakes
+) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -125,6 +147,8 @@ def _registry(fleet: Fleet, collector: Collector, metrics: Metrics) -> kopf.Oper
         queue = None if type == "DELETED" else dict(body)
         collector.see_queue(namespace or "", name, queue)
         metrics.see_queue(namespace or "", name, queue)
+        for other in intakes.see(namespace or "", name, queue):
+            fleet.poke(*other)
         fleet.poke(namespace or "", name)
 
     @kopf.on.event("", "v1", "pods", labels=_LABELS, registry=registry)

@@ -99,6 +99,16 @@ class Kube:
         # In a list the API server leaves out what all of them are.
         return [{"apiVersion": api_version, "kind": kind, **each} for each in items]
 
+    async def list_all(
+        self, api_version: str, kind: str, namespaces: tuple[str, ...]
+    ) -> tuple[Manifest, ...]:
+        """All live objects in these namespaces, or in the cluster when none is named."""
+        found: tuple[Manifest, ...] = ()
+        for namespace in namespaces or ("",):
+            answer = await self._call("GET", _path(api_version, kind, namespace))
+            found += tuple((answer or {}).get("items") or ())
+        return found
+
     async def apply(self, manifest: Manifest, live: Manifest | None = None) -> Manifest:
         """Server-side apply as the one field manager. Writes nothing when nothing differs.
 
@@ -208,7 +218,8 @@ def _version(live: Manifest) -> str:
 
 def _path(api_version: str, kind: str, namespace: str, name: str = "") -> str:
     root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
-    return f"{root}/namespaces/{namespace}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+    place = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{place}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
 
 
 def _path_of(manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ from requeue_operator.children import Manifest
 from requeue_operator.drains import is_alarming, report
 from requeue_operator.finding import Finding
 from requeue_operator.heard import Heard, nats_connected
+from requeue_operator.overlap import TYPE as INTAKE
 from requeue_operator.plan import Observed, Plan, Stall
 
 _LISTED_CLAIMS: Final = 100
@@ -33,6 +34,7 @@ class Known:
     """What the operator knows beside live objects; nothing yet just after its start."""
 
     heard: Heard | None = None
+    intake: Finding | None = None
 
 
 def status_of(
@@ -71,6 +73,8 @@ def transitions(observed: Observed, status: Manifest) -> list[Event]:
             events += _drained(before.get("Drained"), now)
         past = before.get(now["type"], {"status": "False", "reason": ""})
         same = (past["status"], past["reason"]) == (now["status"], now["reason"])
+        if now["type"] == INTAKE and now["status"] == "False" and not same:
+            events.append(Event(True, now["reason"], now["message"]))
         if now["type"] == "Stalled" and now["status"] == "True" and not same:
             events.append(Event(True, now["reason"], now["message"]))
         if now["type"] == "Ready" and past["status"] != now["status"] and now["status"] == "True":
@@ -130,6 +134,7 @@ def _findings(observed: Observed, plan: Plan, stall: Stall | None, known: Known)
         ),
         *_storage(observed, plan),
         _connected(observed, plan, known),
+        *([] if known.intake is None else [known.intake]),
     ]
 
 

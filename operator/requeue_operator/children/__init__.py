@@ -14,7 +14,7 @@ from requeue_operator.children.overrides import overridden
 from requeue_operator.children.pod import pod_template
 from requeue_operator.children.worker_config import FILE, HTTP_PORT, config_text
 
-__all__ = ["Manifest", "Owner", "children"]
+__all__ = ["Manifest", "Owner", "children", "port_of"]
 
 _DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 
@@ -63,7 +63,7 @@ def _disruption_budget(owner: Owner) -> Manifest:
 def _network_policy(owner: Owner, spec: RequeueQueueSpec) -> Manifest:
     dns = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
     servers = [
-        {"port": port, "protocol": "TCP"} for port in sorted({_port(url) for url in spec.nats.servers})
+        {"port": port, "protocol": "TCP"} for port in sorted({port_of(url) for url in spec.nats.servers})
     ]
     # Without the name of the pods: those of drain Jobs have to reach NATS too.
     pods = {key: value for key, value in owner.labels.items() if key != "app.kubernetes.io/name"}
@@ -76,7 +76,8 @@ def _network_policy(owner: Owner, spec: RequeueQueueSpec) -> Manifest:
     return owner.child("networking.k8s.io/v1", "NetworkPolicy", owner.name, spec=rules)
 
 
-def _port(server: str) -> int:
+def port_of(server: str) -> int:
+    """Of a NATS server's URL."""
     url = urlsplit(server if "://" in server else f"nats://{server}")
     return url.port or _DEFAULT_PORTS[url.scheme]
 

@@ -63,6 +63,21 @@ class Recording:
             if not self._is_proven(namespace, each)
         ]
 
+    def used_twice(self, namespace: str) -> list[str]:
+        """Claims that a worker's pod and a drain's had at the same time."""
+        users: dict[str, set[str]] = {}
+        found = []
+        for each in self.events("pods"):
+            metadata = each.object["metadata"]
+            if metadata["namespace"] != namespace:
+                continue
+            (claim,) = _claims(each.object)
+            pods = users.setdefault(claim, set())
+            (pods.discard if each.type == "DELETED" else pods.add)(metadata["name"])
+            if len(pods) > 1:
+                found.append(f"{claim} at {each.version} by {', '.join(sorted(pods))}")
+        return found
+
     def _is_proven(self, namespace: str, deletion: Event) -> bool:
         metadata = deletion.object["metadata"]
         nonce = (metadata.get("annotations") or {}).get(NONCE)
@@ -77,6 +92,11 @@ class Recording:
             for each in pods
             if each.object["metadata"]["name"] == worker and each.type != "DELETED"
         )
+
+
+def _claims(pod: dict[str, Any]) -> set[str]:
+    volumes = (each.get("persistentVolumeClaim") for each in pod["spec"]["volumes"])
+    return {each["claimName"] for each in volumes if each}
 
 
 def _proofs(pod: dict[str, Any]) -> set[str]:

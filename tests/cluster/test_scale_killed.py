@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from requeue_worker.drain.proof import Proof
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.draining import drain_pods, end, jobs, marks, proof, remains, replicas_of_set
@@ -28,25 +29,27 @@ class _Interleaving:
         self.namespace = namespace
         self.seed = seed
         self._random = random.Random(seed)
+        self._earlier: dict[str, Proof] = {}
 
     def make(self) -> None:
         create_queue(self._cluster, self.namespace, replicas=3)
 
     def step(self) -> None:
-        """Another size, or the end of a drain: with a proof, without one, or with that of another drain."""
-        pods = sorted(drain_pods(self._cluster, self.namespace).items())
+        """Another size, or ends of drains: with a proof, without one, or with that of an earlier drain."""
+        pods = drain_pods(self._cluster, self.namespace)
         if not pods or self._random.random() < 0.4:
             patch_spec(self._cluster, self.namespace, replicas=self._random.choice(_SIZES))
             return
-        _, pod = self._random.choice(pods)
-        what = self._random.choice(("proven", "proven", "remains", "another"))
-        # The pod may be gone by now: then the drain was killed before it could say so.
-        if what == "proven":
-            end(self._cluster, pod, proof(pod))
-        elif what == "remains":
-            end(self._cluster, pod, proof(pod, remains=remains("no-survivor"), nobody=True))
-        else:
-            end(self._cluster, pod, proof(pod, nonce="another"))
+        for claim, pod in sorted(pods.items()):
+            earlier = self._earlier.setdefault(claim, proof(pod, nonce="another"))
+            said = {
+                "proven": proof(pod),
+                "remains": proof(pod, remains=remains("no-survivor"), nobody=True),
+                "earlier": earlier,
+            }[self._random.choice(("proven", "remains", "earlier"))]
+            self._earlier[claim] = proof(pod)
+            # The pod may be gone by now: then the drain was killed before it could say anything.
+            end(self._cluster, pod, said)
 
     def settle(self) -> None:
         """The last size; every drain succeeds from now on."""
@@ -118,6 +121,7 @@ def _check(cluster: ControlPlane, recording: Recording, fleet: _Interleaving) ->
     cluster.until("all deletions are recorded", is_complete)
     assert recording.deletions(fleet.namespace), f"seed {fleet.seed} deleted nothing"
     assert recording.without_proof(fleet.namespace) == [], f"seed {fleet.seed}"
+    assert recording.used_twice(fleet.namespace) == [], f"seed {fleet.seed}"
 
 
 def test_no_volume_goes_without_its_proof_and_none_is_left_whenever_the_operator_is_killed(

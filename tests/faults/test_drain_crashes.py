@@ -33,6 +33,7 @@ CHAIN = (
     ("drain: opened", 1),
     ("drain: chosen", 1),
     ("drain: begun", 1),
+    ("drain: sending noted", 1),
     ("drain: page read", 1),
     ("drain: page sent", 1),
     ("drain: page acknowledged", 1),

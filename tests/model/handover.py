@@ -31,6 +31,7 @@ class Swap(StrEnum):
     GIVE_UP_ON_SILENCE = "a target that keeps silent is given up, and another one is chosen"
     LET_GO_WITHOUT_END = "a stop lets go of the target while pages are under way"
     LET_GO_WITHOUT_TRIM = "a stop lets go of the target without trimming up to its last mark"
+    SENT_BEFORE_NOTED = "the first page is sent before the source says on its disk that one may have been"
     PROOF_WHEN_SENT = "the proof is given when the last page is sent"
 
 
@@ -91,6 +92,7 @@ class Volume(NamedTuple):
     gone: int = 0  #: pages trimmed from the source
     synced: int = 0  #: of these so many by a batch that was synced
     chosen: tuple[int, int] | None = None  #: target and its life, on the source's disk
+    noted: bool = False  #: there too: a page may have been sent to it
     drain: Drain | None = None
     targets: tuple[Target, Target] = (Target(), Target())
     answers: tuple[Answer, ...] = ()
@@ -155,6 +157,7 @@ class HandoverModel(Model[Volume]):
         if not at.proof:
             yield from self.start(at)
             yield from self.choose(at)
+            yield from self.note(at)
             yield from self.send_page(at)
             yield from self.end(at)
             yield from self.hear(at)
@@ -184,22 +187,30 @@ class HandoverModel(Model[Volume]):
             if self.swap is not Swap.TARGET_NOT_WRITTEN and at.chosen != (index, target.life):
                 # A new uid: no mark of an earlier choice counts. The batch is synced, and all trims before it.
                 written = self._with(at, index, target._replace(mark=0, session=0))
-                written = written._replace(chosen=(index, target.life), synced=at.gone)
+                written = written._replace(chosen=(index, target.life), noted=False, synced=at.gone)
             drain = Drain("begin", session, index)
             state = written._replace(drain=drain, sessions=session, answers=())
             yield Step(f"choose {index}", self._ask(state, Request("begin", session)))
 
     def _may_choose(self, at: Volume, target: tuple[int, int]) -> bool:
-        """Another one only when the chosen one has another directory now (`Handover._give_up`)."""
-        if at.chosen in (None, target) or self.swap is Swap.GIVE_UP_ON_SILENCE:
+        """Another one when the chosen one was sent no page, or has another directory now (`Handover._give_up`)."""
+        if at.chosen in (None, target) or not at.noted or self.swap is Swap.GIVE_UP_ON_SILENCE:
             return True
         assert at.chosen is not None
         return at.targets[at.chosen[0]].life != at.chosen[1]
+
+    def note(self, at: Volume) -> Iterator[Step[Volume]]:
+        """`Directory.note_sending`: synced, and all trims before it."""
+        drain = at.drain
+        if drain is not None and drain.stage == "pages" and drain.sent < self.size.pages and not at.noted:
+            yield Step("note", at._replace(noted=True, synced=at.gone))
 
     def send_page(self, at: Volume) -> Iterator[Step[Volume]]:
         """`_Session`: the next page, while fewer than the window are under way."""
         drain = at.drain
         if drain is None or drain.stage != "pages" or drain.sent >= self.size.pages:
+            return
+        if not at.noted and self.swap not in (Swap.SENT_BEFORE_NOTED, Swap.TARGET_NOT_WRITTEN):
             return
         if drain.sent - at.gone < self.size.window or self.swap is Swap.TRIM_BEFORE_ACK:
             number = drain.sent + 1
@@ -254,7 +265,7 @@ class HandoverModel(Model[Volume]):
     def _let_go(self, at: Volume) -> Volume:
         """`Directory.let_go`: another uid and no target, synced; the proof when nothing is left."""
         done = at.gone == self.size.pages
-        return at._replace(chosen=None, synced=at.gone, drain=None, answers=(), proof=done)
+        return at._replace(chosen=None, noted=False, synced=at.gone, drain=None, answers=(), proof=done)
 
     def time_out(self, at: Volume) -> Iterator[Step[Volume]]:
         """No answer (`link.Silence`): what is on disk says with whom to begin again."""

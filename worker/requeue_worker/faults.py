@@ -28,6 +28,7 @@ FAULT_POINTS: Final = (
     "drain: chosen",  # the source says whom it is handed to
     "drain: begun",  # that one has a session, with pauses and marks
     "drain: caught up",  # the source has nothing that the target had taken before
+    "drain: sending noted",  # the source says that pages may be on that one's disk
     "drain: page read",
     "drain: page sent",  # it is on its way
     "drain: page acknowledged",  # durable there; the source still has it

@@ -393,6 +393,39 @@ async def test_who_drained_the_target_knows_how_far_it_came(
     assert contents(target.path) == Contents()
 
 
+@pytest.mark.parametrize("place", ["drain: chosen", "drain: begun"])
+@pytest.mark.parametrize("drained", [True, False])
+async def test_a_target_that_was_sent_nothing_and_is_gone_for_good_is_replaced(
+    start: StartWorker, nats_server: NatsServer, volume: Path, tmp_path: Path, place: str, drained: bool
+) -> None:
+    before = orphan(volume).contents
+    target = await start(data_dir=tmp_path / "target-data", instance_id="target")
+    await crashed(volume, nats_server, place)
+    target.worker._receiver._sessions.clear()  # a stop would wait for the drain's next word, and it is dead
+    await target.stop()
+    other = await start()
+    if drained:
+        assert (await drain(tmp_path / "target-data", nats_server)).exit_code == 0
+    proof = await drain(volume, nats_server, timeout_s=0.0)
+    assert (proof.exit_code, proof.target, proof.possible_duplicates) == (0, "tested", 0)
+    await other.stop()
+    assert contents(other.path) == before
+    assert contents(target.path).messages == {}
+
+
+async def test_a_target_that_may_have_been_sent_a_page_is_waited_for(
+    start: StartWorker, nats_server: NatsServer, volume: Path, tmp_path: Path
+) -> None:
+    orphan(volume)
+    target = await start(data_dir=tmp_path / "target-data", instance_id="target")
+    await crashed(volume, nats_server, "drain: sending noted")
+    target.worker._receiver._sessions.clear()
+    await target.stop()
+    await start()
+    proof = await drain(volume, nats_server, timeout_s=0.0)
+    assert (proof.exit_code, reasons(proof)) == (4, {"gone": "target-silent"})
+
+
 async def test_a_target_that_lost_its_disk_is_replaced(
     start: StartWorker, nats_server: NatsServer, volume: Path, tmp_path: Path
 ) -> None:

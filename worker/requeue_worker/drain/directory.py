@@ -1,9 +1,11 @@
 """An instance directory on the volume that is drained: what it has, whom it is handed to, and taking that away from it.
 
-    FREE ──choose──▶ CHOSEN ──target told its last mark──▶ FREE, under another uid      (each arrow one fsync)
+    FREE ──choose──▶ CHOSEN ──first page──▶ SENT ──target told its last mark──▶ FREE, under another uid
+                                                                                       (each arrow one fsync)
 
-`claim` on its disk names the chosen worker, as a merge's does; `handover` beside it says that a drain wrote it. While it
-stands, pages may be on that worker's disk which are here still. So it goes only when the worker has told how far it came.
+`claim` on its disk names the chosen worker, as a merge's does; `handover` beside it says that a drain wrote it, and
+whether a page may have been sent. Then there may be pages on that worker's disk which are here still, so that it goes only
+when the worker has told how far it came; before, anybody else may be chosen.
 A uid belongs to one choice: a mark that is made of it anywhere descends from the worker that was chosen under it.
 
 Everything here blocks and runs on the drain's own thread, one call at a time.
@@ -17,14 +19,24 @@ from typing import Final
 
 from requeue_worker.drain.messages import Luggage
 from requeue_worker.reaper.source import Source
-from requeue_worker.storage.claims import META_CLAIM, META_UID, Claim, claim_of, mark_key, take_over, uid_of
+from requeue_worker.storage.claims import (
+    META_CLAIM,
+    META_HANDOVER,
+    META_UID,
+    Claim,
+    claim_of,
+    mark_key,
+    take_over,
+    uid_of,
+)
 from requeue_worker.storage.keys import meta_queue_key
 from requeue_worker.storage.pages import Mark, Page, check_empty, pages, queues_of, trim
 from requeue_worker.storage.queues import unpaused
 from requeue_worker.storage.rocksdb import META
 
-META_HANDOVER: Final = b"handover"
 HOLDER: Final = "drain"
+#: behind what `handover` says otherwise. An older release takes it for a merge that moved nothing: true as well
+_NOTHING_SENT: Final = b"nothing sent"
 
 
 class Directory(Source):
@@ -32,11 +44,23 @@ class Directory(Source):
 
     @property
     def chosen(self) -> Claim | None:
-        """The worker that may have taken what is here still; None when there is none such."""
+        """The worker that it is handed to; None when there is none such."""
         claim = claim_of(self.engine)
-        if claim is None or self.engine.get(META, META_HANDOVER) != self.uid + claim.uid:
+        if claim is None or self._handover not in (
+            self.uid + claim.uid,
+            self.uid + claim.uid + _NOTHING_SENT,
+        ):
             return None
         return claim
+
+    @property
+    def sent(self) -> bool:
+        """Whether the chosen worker may have taken what is here still."""
+        return self.chosen is not None and not self._handover.endswith(_NOTHING_SENT)
+
+    @property
+    def _handover(self) -> bytes:
+        return self.engine.get(META, META_HANDOVER) or b""
 
     def finish_merge(self) -> None:
         """Where a neighbour on this volume had begun to merge it: nobody has what it has, from now on."""
@@ -50,7 +74,16 @@ class Directory(Source):
         batch = self.engine.batch()
         batch.put_meta(META_UID, self.uid)
         batch.put_meta(META_CLAIM, target.encode())
-        batch.put_meta(META_HANDOVER, self.uid + target.uid)
+        batch.put_meta(META_HANDOVER, self.uid + target.uid + _NOTHING_SENT)
+        self._tenure.check()
+        self.engine.write(batch)
+
+    def note_sending(self) -> None:
+        """Write down, before the first page goes out, that the chosen worker may have some. Durable when this returns."""
+        if self.sent:
+            return
+        batch = self.engine.batch()
+        batch.put_meta(META_HANDOVER, self._handover.removesuffix(_NOTHING_SENT))
         self._tenure.check()
         self.engine.write(batch)
 

@@ -4,9 +4,10 @@
       ▲  what the source says is durable there first   │ silence: the choice stands                │ more to do, or
       └──────────── wait a little ◀────────────────────┴───────────────────────────────────────────┘ another target
 
-A target that keeps silent may have pages that are here still, so nobody else gets anything before it is known how far it
-came: from itself, from who took its directory over (the mark went along), or never, since its instance has another
-directory now. The last case, and `new_target`, are the only ones in which something may be sent twice.
+A target that keeps silent, and may have been sent a page, may have pages that are here still. So nobody else gets anything
+before it is known how far it came: from itself, from who took its directory over (the mark went along), or never, since
+its instance has another directory now. The last case, and `new_target`, are the only ones in which something may be sent
+twice.
 """
 
 from __future__ import annotations
@@ -185,6 +186,11 @@ class Handover:
     async def _give_up(self, chosen: Claim, everybody: list[Found]) -> None:
         """Find out what the chosen worker had taken, or that nobody can know. Raises Blocked."""
         directory = self._directory
+        if not await self._call(lambda: directory.sent):
+            log.info(
+                "the chosen worker is given up: it was sent nothing", extra={"target": chosen.instance_id}
+            )
+            return
         marks = [found.answer.mark for found in everybody if found.answer.mark is not None]
         if marks:
             log.info("the chosen worker was taken over", extra={"target": chosen.instance_id})
@@ -244,6 +250,9 @@ class _Session:
         directory = self._directory
         room = min(PAGE_BYTES, max(self._link.max_payload - _HEAD_BYTES, _MIN_PAGE_BYTES))
         page = await self._call(lambda: directory.first_page(room))
+        if page is not None:
+            await self._call(directory.note_sending)
+            fault_point("drain: sending noted")
         while window or (page is not None and not stopping.is_set()):
             while page is not None and len(window) < WINDOW and not stopping.is_set():
                 fault_point("drain: page read")

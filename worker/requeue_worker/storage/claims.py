@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 META_UID: Final = b"uid"
 META_CLAIM: Final = b"claim"
+META_HANDOVER: Final = b"handover"  #: beside a claim that a drain wrote: see `drain/directory.py`
 META_MERGED: Final = b"merged/"
 _UID_LEN: Final = 16
 
@@ -102,6 +103,7 @@ def take_over(
             trim(engine, page)
             fault_point("takeover: page trimmed")
     batch = engine.batch()
+    batch.delete_meta(META_HANDOVER)  # whatever a drain knew of the claim before
     if take_back:
         # Under a new uid: it will take in messages again, below the marks that were made of it so far.
         batch.put_meta(META_UID, os.urandom(_UID_LEN))

@@ -41,6 +41,11 @@ class Recording:
             found.append(Event(version, event["type"], event["object"]))
         return found
 
+    def claims(self, namespace: str) -> set[str]:
+        """UIDs of all that there were."""
+        metadata = (each.object["metadata"] for each in self.events("pvc"))
+        return {each["uid"] for each in metadata if each["namespace"] == namespace}
+
     def deletions(self, namespace: str) -> list[Event]:
         """Of claims; with the version at which each was told to go."""
         told: dict[str, int] = {}

@@ -26,6 +26,7 @@ from requeue_operator.metrics import Metrics
 from requeue_operator.overlap import Intakes
 from requeue_operator.reconcile import reconcile
 from requeue_operator.status import Known
+from requeue_operator.troubles import is_in_trouble
 from requeue_operator.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,8 @@ def _registry(
         if dash and ordinal.isdecimal() and instance == body["metadata"]["labels"].get(_INSTANCE):
             pod = None if type == "DELETED" else seen_pod(body, int(ordinal))
             collector.see_pod(namespace or "", instance, name, pod)
+            if is_in_trouble(body):
+                fleet.poke(namespace or "", instance)
 
     async def of_child(namespace: str | None, labels: Any, **_: Any) -> None:
         if _INSTANCE in labels:

@@ -99,6 +99,12 @@ class Kube:
         # In a list the API server leaves out what all of them are.
         return [{"apiVersion": api_version, "kind": kind, **each} for each in items]
 
+    async def warnings(self, namespace: str, uid: str) -> tuple[Manifest, ...]:
+        """Warning events about the object with this UID."""
+        selector = {"fieldSelector": f"involvedObject.uid={uid},type=Warning"}
+        answer = await self._call("GET", f"/api/v1/namespaces/{namespace}/events", selector)
+        return tuple((answer or {}).get("items") or ())
+
     async def list_all(
         self, api_version: str, kind: str, namespaces: tuple[str, ...]
     ) -> tuple[Manifest, ...]:

@@ -17,6 +17,7 @@ from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
 from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
 from requeue_operator.status import Event, Known, changed, status_of, transitions
+from requeue_operator.symptoms import look_for_trouble
 
 _API: Final = f"{GROUP}/{VERSION}"
 
@@ -41,13 +42,23 @@ async def reconcile(
     queue = await kube.get(_API, KIND, namespace, name)
     if queue is None or queue["metadata"].get("deletionTimestamp") is not None:
         return None
-    observed = await _observe(kube, queue)
+    try:
+        observed = await _observe(kube, queue)
+    except Forbidden as refusal:
+        return await _tell_forbidden(kube, queue, refusal)
     planned = plan(observed, default_image, datetime.now(UTC))
-    stall, error = planned.stall, None
+    stall, error, again_s = planned.stall, None, planned.drains.again_s
+    known = known or Known()
     if stall is None:
         try:
             observed = await _carry_out(kube, observed, planned)
             await carry_out(kube, planned.drains, lambda: _look_again(kube, queue, default_image))
+            trouble, look_s = await look_for_trouble(kube, observed, planned)
+            again_s = min(again_s, look_s)
+            if trouble is not None and trouble.is_final:
+                stall = Stall(trouble.reason, trouble.message)
+            elif trouble is not None:
+                known = replace(known, awaited=trouble.message)
         except (Forbidden, Rejected) as refusal:
             error = refusal
             stall = _stall(refusal)
@@ -55,7 +66,18 @@ async def reconcile(
     difference = changed(observed, status)
     if difference:
         await kube.patch_status(queue, difference)
-    return Outcome(queue, transitions(observed, status), error, planned.drains.again_s)
+    return Outcome(queue, transitions(observed, status), error, again_s)
+
+
+async def _tell_forbidden(kube: Kube, queue: Manifest, refusal: Forbidden) -> Outcome:
+    """It may not even be looked at: the conditions say so, and all else in the status stays."""
+    observed, stall = Observed(queue, {}, ()), _stall(refusal)
+    told = status_of(observed, Plan(stall=stall), stall, _now())
+    status = {key: told[key] for key in ("observedGeneration", "conditions")}
+    difference = changed(observed, status)
+    if difference:
+        await kube.patch_status(queue, difference)
+    return Outcome(queue, transitions(observed, status), refusal)
 
 
 async def _observe(kube: Kube, queue: Manifest) -> Observed:

@@ -35,6 +35,8 @@ class Known:
 
     heard: Heard | None = None
     intake: Finding | None = None
+    awaited: str | None = None
+    """What a fleet that is not ready waits for, where the pods tell more than the StatefulSet."""
 
 
 def status_of(
@@ -119,7 +121,8 @@ def _conditions(observed: Observed, findings: list[Finding], now: str) -> list[M
 
 
 def _findings(observed: Observed, plan: Plan, stall: Stall | None, known: Known) -> list[Finding]:
-    waiting = None if stall else _waiting_for(observed, plan)
+    waiting = None if stall else waiting_for(observed, plan)
+    waiting = waiting and (known.awaited or waiting)
     if stall is not None:
         ready = Finding("Ready", False, stall.reason, stall.message)
     elif waiting is not None:
@@ -165,7 +168,15 @@ def _waiting(observed: Observed) -> str:
     return f"{backlog.get('pending', 0)} messages and {backlog.get('dead', 0)} dead letters wait on their volumes"
 
 
-def _waiting_for(observed: Observed, plan: Plan) -> str | None:
+def unready_since(observed: Observed) -> str | None:
+    """Since when it was written that it is not ready; None when it was, or nothing was written yet."""
+    for past in _written(observed):
+        if past["type"] == "Ready" and past["status"] == "False":
+            return str(past["lastTransitionTime"])
+    return None
+
+
+def waiting_for(observed: Observed, plan: Plan) -> str | None:
     """What is not as asked for yet, in a sentence."""
     if plan.spec is None or plan.spec.paused:
         return None

@@ -71,7 +71,7 @@ def _probe_is_reconciled(cluster: ControlPlane, namespace: str) -> bool:
     where = path(namespace, "probe")
     probe = cluster.get(where)
     if probe is None:
-        cluster.request("POST", path(namespace), requeue_queue("probe", shards=2))
+        cluster.request("POST", path(namespace), requeue_queue("probe", subject="probe.>", shards=2))
         return False
     if probe["status"].get("observedGeneration") != 1:
         return False

@@ -27,6 +27,7 @@ from requeue_worker.storage.directory import data_files, held
 from requeue_worker.storage.keys import ID_LEN, META_MARK, META_QUEUE, id_of, ids_prefix
 from requeue_worker.storage.rocksdb import DEAD, FAMILIES, IDS, MESSAGES, META, Engine
 from requeue_worker.storage.store import read_format
+from requeue_worker.storage.unborn import is_unborn
 
 FINDINGS_KEPT: Final = 100  #: of each check in each directory; the rest are counted
 _TOLD_EVERY: Final = 1 << 15  #: records between two calls of `progress`
@@ -81,6 +82,8 @@ def verify(path: Path, progress: Progress = lambda _: None) -> Report:
             return report
         if not all(os.access(file, os.R_OK) for file in files):
             raise DataDirUnreadable(f"{path} holds files that this user may not read")
+        if is_unborn(path):
+            return report
         try:
             engine = Engine(path, read_only=True)
         except DataDirUnreadable as error:

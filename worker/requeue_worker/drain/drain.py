@@ -32,6 +32,7 @@ from requeue_worker.storage.directory import data_files, held
 from requeue_worker.storage.pages import queues_of
 from requeue_worker.storage.rocksdb import Engine
 from requeue_worker.storage.store import read_format
+from requeue_worker.storage.unborn import is_unborn
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,8 @@ class Drain:
             if not data_files(path):
                 return None
             with held(path):
+                if is_unborn(path):
+                    return None
                 engine = Engine(path, read_only=True)
                 try:
                     read_format(engine, path)
@@ -212,10 +215,10 @@ def _may_hold_data(path: Path) -> bool:
 
 
 def _wrong(path: Path, error: Exception) -> Remains | None:
-    """A directory that can't be opened. One without a database holds nothing, whatever else may lie in it."""
+    """A directory that can't be opened. One without a database, or with one that was never finished, holds nothing."""
     reason = set_aside(error)
     try:
-        if reason.kind == "empty" and not data_files(path):
+        if reason.kind == "empty" and (not data_files(path) or is_unborn(path)):
             return None
     except OSError:
         pass

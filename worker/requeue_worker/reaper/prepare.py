@@ -16,6 +16,7 @@ from requeue_worker.errors import DataDamaged, DataDirLocked, DataFormatTooNew, 
 from requeue_worker.storage.pages import BEYOND, queues_of
 from requeue_worker.storage.rocksdb import META, Engine
 from requeue_worker.storage.store import read_format
+from requeue_worker.storage.unborn import UNBORN, is_unborn
 
 
 class SetAside(WorkerError):
@@ -54,6 +55,8 @@ def prepare(path: Path) -> None:
 
 
 def _look_into(path: Path) -> None:
+    if is_unborn(path):
+        raise SetAside("empty", UNBORN)
     engine = Engine(path, read_only=True)
     try:
         if read_format(engine, path) is None:

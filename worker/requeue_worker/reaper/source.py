@@ -22,6 +22,7 @@ from requeue_worker.storage.keys import after_prefix
 from requeue_worker.storage.pages import Mark, Page, check_empty, pages, queues_of, trim
 from requeue_worker.storage.rocksdb import META, Engine
 from requeue_worker.storage.tenure import HEARTBEAT, TENURE, Role, Tenure
+from requeue_worker.storage.unborn import UNBORN, is_unborn
 
 ASIDE: Final = ".reaped-"  #: prefix of a directory whose last record is durable elsewhere
 
@@ -152,6 +153,8 @@ def _check_shape(path: Path) -> None:
         with suppress(FileNotFoundError):
             if not {entry.name for entry in path.iterdir()} - {TENURE, HEARTBEAT}:
                 raise SetAside("empty", "it is empty")
+        if is_unborn(path):
+            raise SetAside("empty", UNBORN)
         raise SetAside("empty", "it holds no database")
 
 

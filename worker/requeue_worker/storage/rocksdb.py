@@ -230,6 +230,10 @@ class Engine:
         for family, start, end in ranges:
             self._families[family].compact_range(start, end)
 
+    def background_errors(self) -> int:
+        """Tables that could not be written since it was opened; `reclaim` says nothing of that. Does not block."""
+        return int(self._db.property_int_value("rocksdb.background-errors") or 0)
+
     def checkpoint(self, path: Path) -> None:
         """Make a copy as of now at `path`, which must not exist: hard links where the file system is the same."""
         # Memory goes to disk first: that is the long part, and rocksdict holds the GIL all through a checkpoint.
@@ -249,6 +253,26 @@ class Engine:
             except Exception as error:
                 log.warning("closed without a flush", extra={"error": str(error)})
         self._families.clear()
+
+
+def is_blank(path: Path) -> bool:
+    """Whether the database, of which families may be missing yet, can be read and holds nothing. Changes nothing.
+
+    Raises DataDirUnreadable.
+    """
+    _check_logs(path)
+    options = _db_options(_MIB)
+    try:
+        families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
+        db = Rdict(str(path), options, families, AccessType.read_only(False))
+        opened = [db.get_column_family(name) for name in families]
+        try:
+            return not any(True for family in opened for _ in family.keys())  # noqa: SIM118 - a database is no dict
+        finally:
+            for part in (*opened, db):
+                part.close()
+    except Exception as error:
+        raise DataDirUnreadable(f"{path} can't be read: {error}") from error
 
 
 def _buffer_bytes(path: Path) -> int:

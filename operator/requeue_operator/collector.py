@@ -3,8 +3,9 @@
     pods come and go → /metrics of each, every `_EVERY_S` → the backlog, written when it is another one
                                                           → `Heard`, reconciled when it is another one
 
-A backlog is written every `_EVERY_S` at most. A worker that does not answer counts with what it told last. While no
-worker is asked for (replicas 0) nobody is asked, and the last backlog stays as it is.
+A backlog is written every `_EVERY_S` at most. A fleet that tells the same again is asked half as often. A worker that does
+not answer counts with what it told last. While no worker is asked for (replicas 0) nobody is asked, and the last backlog
+stays as it is.
 """
 
 from __future__ import annotations
@@ -114,9 +115,12 @@ class Collector:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, key: tuple[str, str], fleet: _Fleet) -> None:
+        told: dict[str, Told] = {}
         while True:
+            wait_s = _EVERY_S if told != fleet.told else 2 * _EVERY_S
+            told = dict(fleet.told)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(fleet.wake.wait(), _EVERY_S * random.uniform(1.0, 1.2))
+                await asyncio.wait_for(fleet.wake.wait(), wait_s * random.uniform(1.0, 1.2))
                 await asyncio.sleep(_SETTLING_S)
             fleet.wake.clear()
             try:

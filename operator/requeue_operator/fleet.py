@@ -2,9 +2,10 @@
 
     poke → reconcile now (at most `_AT_ONCE` of them at a time) → wait for the next poke, or until it is time again
 
-Pokes that come while a reconcile runs, or within `_PAUSE_S` after it, make one more, not many. A failure is tried again
-after 1 s, 2 s, ... 60 s, a success after `resync_s`, all of them spread out. A reconcile that takes longer than
-`_LONGEST_RUN_S`, whose every request has a limit of its own, is a failure; one that does not even end then is `stuck`.
+Pokes that come while a reconcile runs, or within `_PAUSE_S` after it (`_LONG_PAUSE_S` while others wait for their first),
+make one more, not many. A failure is tried again after 1 s, 2 s, ... 60 s, a success after `resync_s`, all of them spread
+out. A reconcile that takes longer than `_LONGEST_RUN_S`, whose every request has a limit of its own, is a failure; one
+that does not even end then is `stuck`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _AT_ONCE: Final = 8
 _LONGEST_WAIT_S: Final = 60.0
 _LONGEST_RUN_S: Final = 300.0
 _PAUSE_S: Final = 0.5
+_LONG_PAUSE_S: Final = 5.0
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -46,12 +48,14 @@ class Fleet:
         self._pokes: dict[Key, asyncio.Event] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._running: dict[Key, float] = {}
+        self._new: set[Key] = set()
 
     def poke(self, namespace: str, name: str) -> None:
         """Something happened to it, or to a child of it."""
         key = (namespace, name)
         if key not in self._tasks:
             self._pokes[key] = asyncio.Event()
+            self._new.add(key)
             self._tasks[key] = asyncio.create_task(self._follow(key), name=f"reconcile {namespace}/{name}")
         self._pokes[key].set()
 
@@ -94,7 +98,7 @@ class Fleet:
                     return
                 resync_s = self._resync_s * random.uniform(0.8, 1.2)
                 failures, wait_s = 0, min(resync_s, again_s if again_s is not None else resync_s)
-            await asyncio.sleep(min(_PAUSE_S, wait_s))
+            await asyncio.sleep(min(_LONG_PAUSE_S if self._new else _PAUSE_S, wait_s))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(poked.wait(), wait_s)
 
@@ -109,4 +113,5 @@ class Fleet:
                 return again_s
             finally:
                 del self._running[key]
+                self._new.discard(key)
                 self._note(time.monotonic() - since_s, failed)

@@ -99,8 +99,9 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
         kube.list("v1", "PersistentVolumeClaim", owner.namespace, owner.labels),
         kube.list("batch/v1", "Job", owner.namespace, {**owner.labels, **JOB_LABELS}),
     )
+    looks = concern(queue, live.get(("StatefulSet", owner.name)), claims, jobs)
     # After the StatefulSet: a pod that is not there now was not made by a state of it that came before.
-    pods = await kube.list("v1", "Pod", owner.namespace, {}) if concern(queue, claims, jobs) else []
+    pods = await kube.list("v1", "Pod", owner.namespace, {}) if looks else []
     return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods))
 
 

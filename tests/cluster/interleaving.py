@@ -11,7 +11,7 @@ from tests.cluster.draining import drain_pods, end, jobs, marks, proof, remains,
 from tests.cluster.operating import claims, create_queue, patch_spec
 from tests.cluster.recording import Recording
 
-_SIZES = (0, 1, 1, 1, 2, 3, 3)
+_SIZES = (0, 1, 1, 2, 3, 3)
 
 
 class Interleaving:

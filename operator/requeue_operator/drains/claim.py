@@ -77,14 +77,15 @@ class Claim:
 
 def claims_of(owner: Owner, live: Iterable[Manifest]) -> list[Claim]:
     """Those of the fleet's pods, by ordinal. `live` has the fleet's labels; other names are somebody else's."""
-    prefix = f"data-{owner.name}-"
-    found = []
-    for each in live:
-        name = str(each["metadata"]["name"])
-        suffix = name.removeprefix(prefix)
-        if name.startswith(prefix) and _ORDINAL.fullmatch(suffix):
-            found.append(Claim(each, int(suffix)))
+    ordinals = ((each, ordinal_in(f"data-{owner.name}-", each["metadata"]["name"])) for each in live)
+    found = [Claim(each, ordinal) for each, ordinal in ordinals if ordinal is not None]
     return sorted(found, key=lambda claim: claim.ordinal)
+
+
+def ordinal_in(prefix: str, name: str) -> int | None:
+    """What follows the prefix in a name, when that is an ordinal."""
+    suffix = name.removeprefix(prefix)
+    return int(suffix) if name.startswith(prefix) and _ORDINAL.fullmatch(suffix) else None
 
 
 def state_of(live_set: Manifest) -> str:
@@ -92,10 +93,11 @@ def state_of(live_set: Manifest) -> str:
     return f"{live_set['metadata']['uid']}.{live_set['metadata']['generation']}"
 
 
-def uses(pod: Manifest, claim: str) -> bool:
-    """Whether a pod names the claim among its volumes."""
+def used_by(pod: Manifest) -> set[str]:
+    """Names of the claims among a pod's volumes."""
     volumes: list[dict[str, Any]] = pod["spec"].get("volumes") or []
-    return any((each.get("persistentVolumeClaim") or {}).get("claimName") == claim for each in volumes)
+    claims = (each.get("persistentVolumeClaim") for each in volumes)
+    return {str(each["claimName"]) for each in claims if each}
 
 
 def parse_time(text: object) -> datetime | None:

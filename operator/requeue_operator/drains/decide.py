@@ -26,7 +26,7 @@ from requeue_operator.drains.actions import (
     Run,
     State,
 )
-from requeue_operator.drains.claim import NONCE, Claim, claims_of, parse_time, uses, write_time
+from requeue_operator.drains.claim import NONCE, Claim, claims_of, ordinal_in, parse_time, used_by, write_time
 from requeue_operator.drains.job import JOB_LABELS, drain_job, job_name
 from requeue_operator.drains.proof import Proven, outcome
 
@@ -51,12 +51,18 @@ class Scene:
     now: datetime
 
 
-def concern(queue: Manifest, claims: list[Manifest], jobs: list[Manifest]) -> bool:
-    """Whether a drain may go on, so that the pods of the namespace have to be looked at."""
+def concern(queue: Manifest, live_set: Manifest | None, claims: list[Manifest], jobs: list[Manifest]) -> bool:
+    """Whether a drain may go on or the fleet grows, so that the pods of the namespace have to be looked at."""
     owner = Owner(queue["metadata"]["name"], queue["metadata"]["namespace"], queue["metadata"]["uid"])
     replicas = int(queue["spec"].get("replicas", 1))
-    return bool(jobs) or any(
-        claim.ordinal >= replicas or claim.is_marked or claim.is_going for claim in claims_of(owner, claims)
+    grows = live_set is None or int(live_set["spec"]["replicas"]) < replicas
+    return (
+        bool(jobs)
+        or grows
+        or any(
+            claim.ordinal >= replicas or claim.is_marked or claim.is_going
+            for claim in claims_of(owner, claims)
+        )
     )
 
 
@@ -72,7 +78,7 @@ def decide(scene: Scene) -> Drains:
         slots -= isinstance(step.action, Run)
         actions += [step.action] if step.action is not None else []
         steps.append(step)
-    busy = frozenset(view.claim.ordinal for view in views if view.is_busy)
+    busy = frozenset((*(view.claim.ordinal for view in views if view.is_busy), *_left_behind(scene)))
     again_s = min((step.again_s for step in steps), default=math.inf)
     progress = tuple(step.progress for step in steps if step.progress is not None)
     return Drains(tuple(actions), progress, busy, _LOOK_EVERY_S if actions else again_s)
@@ -84,6 +90,14 @@ def _left_over(scene: Scene, claims: list[Claim]) -> Iterator[Cancel]:
     for job in scene.jobs:
         if job["metadata"]["name"] not in names and _is_own(job, scene.owner) and not _is_going(job):
             yield Cancel(job)
+
+
+def _left_behind(scene: Scene) -> Iterator[int]:
+    """Ordinals of Jobs and of their pods, whether there is a claim or not: they would take a new one of its name."""
+    jobs = (ordinal_in(f"{scene.owner.name}-drain-", job["metadata"]["name"]) for job in scene.jobs)
+    names = (name for pod in scene.pods if _is_drain(pod) for name in used_by(pod))
+    pods = (ordinal_in(f"data-{scene.owner.name}-", name) for name in names)
+    yield from (ordinal for ordinal in (*jobs, *pods) if ordinal is not None)
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class _View:
         self.claim = claim
         name = job_name(scene.owner, claim)
         self._job = next((each for each in scene.jobs if each["metadata"]["name"] == name), None)
-        users = [pod for pod in scene.pods if uses(pod, claim.name)]
+        users = [pod for pod in scene.pods if claim.name in used_by(pod)]
         self._drain_pods = [pod for pod in users if _is_drain(pod)]
         self._others = [pod for pod in users if not _is_drain(pod)]
         self._outcome = None

@@ -236,6 +236,11 @@ def test_a_stateful_set_grows_up_to_the_first_claim_that_is_let_go_of() -> None:
     ):
         drains = _decide(claim, replicas=3, live=live, jobs=jobs, pods=pods)
         assert drains.replicas(3, live) == 1
+    for left in (
+        _decide(replicas=3, live=live, jobs=(_job(),)),
+        _decide(replicas=3, live=live, pods=(_pod(),)),
+    ):
+        assert left.replicas(3, live) == 1
     assert _decide(_claim(1), _claim(2), replicas=3, live=live).replicas(3, live) == 3
     second = _decide(_claim(2, going=True), replicas=3, live=live)
     assert (second.replicas(3, live), second.replicas(3, None), second.replicas(3, _set(3))) == (2, 2, 3)

@@ -119,6 +119,7 @@ async def test_a_merge_is_killed_and_the_worker_starts_again(data_dir: Path, pla
     await until_merged(heir)
     assert contents(heir.path) == before
     assert marks_in(heir.path) == []
+    assert heir.reaped == (["gone"] if place != "merge: removed" else [])
 
 
 @pytest.mark.parametrize(("place", "visit"), BY_OTHERS)

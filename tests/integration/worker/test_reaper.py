@@ -415,8 +415,9 @@ async def test_a_directory_that_was_moved_aside_before_a_crash_is_removed(data_d
     zombie = Zombie(data_dir, "gone").fill(10)
     zombie.path.rename(data_dir / f".reaped-gone-{'ab' * 16}")
     (data_dir / ".reaped-by-hand").mkdir()
-    async with running(Heir(data_dir)):
+    async with running(Heir(data_dir)) as heir:
         await until(lambda: [entry.name for entry in data_dir.glob(".reaped-*")] == [".reaped-by-hand"])
+        await heir.until_reaped("gone")
 
 
 async def test_an_owner_whose_directory_was_taken_over_writes_nothing_more(

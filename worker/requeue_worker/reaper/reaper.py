@@ -38,6 +38,7 @@ from requeue_worker.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+ABANDONED_S = 5.0  #: a directory that was moved aside and is still there after so long lost who merged it
 LOOK_AGAIN_S = 300.0  #: a directory that was set aside is tried again after so long, or when it has changed
 
 T = TypeVar("T")
@@ -92,6 +93,8 @@ class Reaper:
         self._idle = asyncio.Event()
         self._idle.set()
         self._aside: dict[str, _Aside] = {}
+        #: moved aside, and since when we see that (monotonic s)
+        self._moved: dict[Path, float] = {}
         self._merging: str | None = None
 
     @property
@@ -127,9 +130,11 @@ class Reaper:
             return self._interval_s
         for name in self._aside.keys() - {each.path.name for each in found}:
             self._readmit(name)
-        for aside in moved:
+        now_s = time.monotonic()
+        self._moved = {aside: self._moved.get(aside, now_s) for aside in moved}
+        for aside, since_s in self._moved.items():
             try:
-                await self._remove(aside)
+                await self._finish(aside, now_s - since_s >= ABANDONED_S)
             except Exception as error:
                 if self._committer.failed is not None:
                     return self._interval_s
@@ -174,8 +179,7 @@ class Reaper:
         else:
             self._readmit(name)
             if done:
-                self._counts.reaped_directories += 1
-                self._reaped(found.path, name)
+                self._tell(name)
 
     async def _merge(self, path: Path) -> bool:
         """Whether the directory is merged and gone; False when it was left half-way because the worker stops."""
@@ -229,6 +233,21 @@ class Reaper:
                 self._counts.reaped_dead_letters += len(page)
             page = ahead.result()
         return True
+
+    async def _finish(self, aside: Path, abandoned: bool) -> None:
+        """Remove what a crash left behind, and tell: what we have a mark of, and what nobody removed for a while.
+
+        Without a mark here a neighbour may have merged it, who removes it in a moment and tells that himself.
+        """
+        name, _, uid = aside.name.removeprefix(ASIDE).rpartition("-")
+        ours = await self._own_mark(bytes.fromhex(uid)) is not None
+        if ours or abandoned:
+            await self._remove(aside)
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        self._counts.reaped_directories += 1
+        self._reaped(self._store.path.with_name(name), name)
 
     async def _remove(self, aside: Path) -> None:
         """The mark first: the directory that it belongs to can be opened by nobody any more."""

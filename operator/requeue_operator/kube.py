@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
@@ -20,6 +21,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from requeue_operator.children.naming import MANAGER, Manifest
 
 _TIMEOUT_S: Final = 30
+_SERVED_FOR_S: Final = 15.0
 _MOST_REMEMBERED: Final = 50_000
 _THROTTLED_TIMES: Final = 4
 _LONGEST_RETRY_AFTER_S: Final = 15.0
@@ -31,6 +33,7 @@ _PLURALS: Final = {
     "NetworkPolicy": "networkpolicies",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "StatefulSet": "statefulsets",
+    "PodMonitor": "podmonitors",
     "PersistentVolumeClaim": "persistentvolumeclaims",
     "Pod": "pods",
     "Job": "jobs",
@@ -66,6 +69,7 @@ class Kube:
         self._client = client
         self._note = note
         self._applied: dict[str, tuple[str, int]] = {}
+        self._served: dict[str, tuple[float, bool]] = {}
 
     @classmethod
     async def connect(cls, note: Note = lambda _method, _status: None) -> Self:
@@ -98,6 +102,16 @@ class Kube:
         items: list[Manifest] = (answer or {}).get("items") or []
         # In a list the API server leaves out what all of them are.
         return [{"apiVersion": api_version, "kind": kind, **each} for each in items]
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        """Whether there are objects of this kind, as of `_SERVED_FOR_S` ago at most: their CRD may come and go."""
+        known, now_s = self._served.get(f"{api_version} {kind}"), time.monotonic()
+        if known is not None and now_s - known[0] < _SERVED_FOR_S:
+            return known[1]
+        answer = await self._call("GET", f"/apis/{api_version}")
+        is_served = any(each.get("kind") == kind for each in (answer or {}).get("resources") or [])
+        self._served[f"{api_version} {kind}"] = (now_s, is_served)
+        return is_served
 
     async def warnings(self, namespace: str, uid: str) -> tuple[Manifest, ...]:
         """Warning events about the object with this UID."""

@@ -33,6 +33,8 @@ class Observed:
     claims: tuple[Manifest, ...]
     jobs: tuple[Manifest, ...] = ()
     pods: tuple[Manifest, ...] = ()
+    has_monitoring: bool = False
+    """Whether the cluster knows PodMonitors."""
 
     @property
     def owner(self) -> Owner:
@@ -85,6 +87,7 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
         return Plan(spec, image=image, drains=drains.without_actions())
     held = spec.model_copy(update={"replicas": drains.replicas(spec.replicas, live_set)})
     wanted = children(observed.owner, held, image=image, volume_size=_volume_size(live_set))
+    wanted = [each for each in wanted if each["kind"] != "PodMonitor" or observed.has_monitoring]
     taken = [each for each in wanted if _is_foreign(observed, each)]
     if taken:
         names = ", ".join(f"{each['kind']} {each['metadata']['name']}" for each in taken)

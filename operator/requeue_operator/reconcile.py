@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from requeue_operator.api import GROUP, KIND, VERSION
-from requeue_operator.children import Manifest, Owner
+from requeue_operator.children import MONITORING, Manifest, Owner
 from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
 from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
@@ -82,7 +82,8 @@ async def _tell_forbidden(kube: Kube, queue: Manifest, refusal: Forbidden) -> Ou
 
 async def _observe(kube: Kube, queue: Manifest) -> Observed:
     owner = Owner(queue["metadata"]["name"], queue["metadata"]["namespace"], queue["metadata"]["uid"])
-    wanted = (
+    has_monitoring = await kube.serves(MONITORING, "PodMonitor")
+    wanted = [
         ("v1", "ServiceAccount", owner.service_account),
         ("v1", "ConfigMap", owner.config_map),
         ("v1", "Service", owner.name),
@@ -90,7 +91,8 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
         ("networking.k8s.io/v1", "NetworkPolicy", owner.name),
         ("policy/v1", "PodDisruptionBudget", owner.name),
         ("apps/v1", "StatefulSet", owner.name),
-    )
+        *([(MONITORING, "PodMonitor", owner.name)] if has_monitoring else []),
+    ]
     found = await asyncio.gather(*(kube.get(api, kind, owner.namespace, name) for api, kind, name in wanted))
     live = {
         (kind, name): each for (_, kind, name), each in zip(wanted, found, strict=True) if each is not None
@@ -102,7 +104,7 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
     looks = concern(queue, live.get(("StatefulSet", owner.name)), claims, jobs)
     # After the StatefulSet: a pod that is not there now was not made by a state of it that came before.
     pods = await kube.list("v1", "Pod", owner.namespace, {}) if looks else []
-    return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods))
+    return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods), has_monitoring)
 
 
 async def _look_again(kube: Kube, queue: Manifest, default_image: str) -> Drains:

@@ -14,8 +14,10 @@ from requeue_operator.children.overrides import overridden
 from requeue_operator.children.pod import pod_template
 from requeue_operator.children.worker_config import FILE, HTTP_PORT, config_text
 
-__all__ = ["Manifest", "Owner", "children", "port_of"]
+__all__ = ["MONITORING", "Manifest", "Owner", "children", "port_of"]
 
+MONITORING = "monitoring.coreos.com/v1"
+"""API of PodMonitors, which not every cluster has."""
 _DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 
 
@@ -25,6 +27,7 @@ def children(
     """Every child, in the order to apply. `volume_size` goes over the spec's where a StatefulSet has it already,
     since its claim templates cannot change.
     """
+    monitor = [_pod_monitor(owner)] if spec.pod_monitor.enabled else []
     policy = [_network_policy(owner, spec)] if spec.network_policy.enabled else []
     return [
         owner.child("v1", "ServiceAccount", owner.service_account, automountServiceAccountToken=False),
@@ -32,6 +35,7 @@ def children(
         _headless_service(owner),
         _metrics_service(owner),
         *policy,
+        *monitor,
         _disruption_budget(owner),
         _stateful_set(owner, spec, image, volume_size or spec.storage.size),
     ]
@@ -52,6 +56,14 @@ def _metrics_service(owner: Owner) -> Manifest:
     return owner.child(
         "v1", "Service", f"{owner.name}-metrics", spec={"selector": owner.selector, "ports": ports}
     )
+
+
+def _pod_monitor(owner: Owner) -> Manifest:
+    spec = {
+        "selector": {"matchLabels": owner.selector},
+        "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
+    }
+    return owner.child(MONITORING, "PodMonitor", owner.name, spec=spec)
 
 
 def _disruption_budget(owner: Owner) -> Manifest:

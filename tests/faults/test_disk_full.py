@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from requeue_protocol.envelope import build_envelope
 from requeue_worker import headroom
 from requeue_worker.headroom import BALLAST, reserve_bytes
+from requeue_worker.storage.rocksdb import MESSAGES
 
 from tests.faults.disks import KINDS, MIB, Disk, mounted
 from tests.integration.worker.support import (
@@ -142,6 +143,37 @@ async def test_what_another_process_takes_counts_and_what_it_gives_back_too(
         "the disk is full: no messages are taken in",
         "the disk has room again: messages are taken in",
     ]
+
+
+async def test_a_compaction_without_room_is_told_and_made_good_when_there_is_room(
+    start: StartWorker, nc: Client, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await start(data_dir=disk.path, disk_reserve="0")
+    store, everything = worker.worker._store, [(MESSAGES, b"", b"\xff")]
+    for _ in range(2):
+        for number in range(12):  # tables that overlap, or they would be moved as they are
+            later = {**LATER, "Requeue-Delay": f"{number + 1}h"}
+            assert is_ack(await ask(nc, INTAKE, os.urandom(512 * 1024), later))
+        await store.reclaim([])
+    disk.fill(leave_bytes=MIB)
+    await store.reclaim(everything)
+    await until(lambda: worker.worker.counts.disk_background_errors)
+    assert "tables can't be rewritten: room is given back later" in caplog.messages
+    assert unmerged(worker)
+
+    disk.make_room()  # RocksDB asks every few seconds whether there is some
+    async with asyncio.timeout(ROOM_S):
+        while unmerged(worker):
+            await store.reclaim(everything)
+            await asyncio.sleep(0.5)
+    assert worker.write_errors == []
+    await worker.publish_plain("jobs.later", b"x", LATER)
+
+
+def unmerged(worker: LiveWorker) -> int:
+    """Tables of messages that no compaction has seen."""
+    family = worker.worker._store._engine._families[MESSAGES]
+    return int(family.property_int_value("rocksdb.num-files-at-level0") or 0)
 
 
 async def test_between_reserve_and_a_quarter_more_nothing_changes(

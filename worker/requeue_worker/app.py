@@ -23,6 +23,7 @@ from requeue_worker.admin import Admin
 from requeue_worker.answers import Answers
 from requeue_worker.broker.nats import Broker
 from requeue_worker.broker.parser import Raw
+from requeue_worker.broker.permissions import read_violation
 from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.dedupe import Dedupe
@@ -76,7 +77,7 @@ class Hooks:
     reconnected: Callable[[], None] = _nothing
     #: the worker has ended
     closed: Callable[[], None] = _nothing
-    #: a directory that a gone instance left was merged and removed
+    #: a directory that a gone instance left was merged and removed; told again, at most, after a crash in between
     reaped: Callable[[Path, str], None] = _nothing
 
 
@@ -193,6 +194,7 @@ class Worker:
             waiting_bytes=lambda: committer.waiting_bytes,
             refuse=self._ingest.refuse_all,
             reclaim=self._reclaim,
+            background_errors=self._store.background_errors,
         )
         self._store.look, self._store.looked = self._headroom.look, self._headroom.note
         self._dedupe = Dedupe(
@@ -404,10 +406,14 @@ class Worker:
 
     def disconnected(self) -> None:
         """Broker: the connection is gone."""
+        self.counts.nats_disconnects += 1
         self._hooks.disconnected()
 
     def connection_error(self, error: Exception) -> None:
         """Broker: something went wrong that it goes on after."""
+        violation = read_violation(str(error))
+        if violation is not None:
+            self.counts.nats_denied["subscribe" if violation.is_subscription else "publish"] += 1
         self._hooks.connection_error(error)
 
     def _on_durable(self, messages: list[NewMessage]) -> None:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 REFUSAL_CODES = (400, 403, 413, 429, 500, 503, 507)
 """Refusals of the wire protocol: all present from the start, so that a rate over them begins at a zero."""
 
+DENIED = ("publish", "subscribe")
+"""What a server can deny: both present from the start, too."""
+
 COMMIT_SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
@@ -56,7 +59,7 @@ class Histogram:
 class QueueCounts:
     """What happened to the messages of one queue since the process started."""
 
-    __slots__ = ("dead", "expired", "held", "replays", "retried", "settled")
+    __slots__ = ("dead", "dropped", "expired", "held", "replays", "retried", "settled")
 
     def __init__(self) -> None:
         self.replays = 0
@@ -66,6 +69,8 @@ class QueueCounts:
         self.expired = 0
         self.dead: defaultdict[str, int] = defaultdict(int)
         """Dead letters by reason."""
+        self.dropped: defaultdict[str, int] = defaultdict(int)
+        """Messages that the policy drops where others become dead letters, by reason."""
 
 
 class _Queues(dict[str, QueueCounts]):
@@ -85,6 +90,7 @@ class Counts:
         "commit_messages",
         "commit_seconds",
         "commits",
+        "disk_background_errors",
         "disk_free_bytes",
         "disk_full",
         "disk_reserve_bytes",
@@ -96,6 +102,8 @@ class Counts:
         "intake_bytes",
         "intake_messages",
         "lateness_seconds",
+        "nats_denied",
+        "nats_disconnects",
         "queues",
         "reaped_dead_letters",
         "reaped_directories",
@@ -114,6 +122,8 @@ class Counts:
         self.disk_reserve_bytes = 0
         self.disk_full = False
         """Messages are refused, since less than the reserve is free."""
+        self.disk_background_errors = 0
+        """Flushes and compactions that failed; measured, too."""
         self.reaped_directories = 0
         self.reaped_messages = 0
         self.reaped_dead_letters = 0
@@ -121,6 +131,10 @@ class Counts:
         self.handover_dead_letters = 0
         self.handover_batches = 0
         self.handover_duplicates = 0
+        self.nats_disconnects = 0
+        """Connections that broke."""
+        self.nats_denied: defaultdict[str, int] = defaultdict(int, dict.fromkeys(DENIED, 0))
+        """Permissions that the server denied, by what it was for."""
         self.reaper_set_aside: dict[str, str] = {}
         """Directories that the reaper can't merge: instance id to the kind of what is wrong."""
         self.refused: defaultdict[int, int] = defaultdict(int, dict.fromkeys(REFUSAL_CODES, 0))

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 BALLAST: Final = ".~ballast"  #: in the data directory, for all its workers; no instance has such a name
 LOOK_S: Final = 1.0
 RECLAIM_S: Final = 5.0  #: while full, settled records are compacted away this often at most
+TELL_S: Final = 60.0  #: what fails in the background is logged this often at most
 _SMALL_SHARE: Final = 4  #: an absolute reserve is at most a quarter of the disk
 
 
@@ -59,6 +60,7 @@ class Headroom:
         waiting_bytes: Callable[[], int],
         refuse: Callable[[DiskFull | None], None],
         reclaim: Callable[[], Awaitable[None]],
+        background_errors: Callable[[], int],
     ) -> None:
         self._path = path
         self._ballast = path.parent / BALLAST
@@ -67,9 +69,11 @@ class Headroom:
         self._waiting_bytes = waiting_bytes
         self._refuse = refuse
         self._reclaim = reclaim
+        self._background_errors = background_errors
         stat = path.stat()
         self._identity = (stat.st_dev, stat.st_ino)
         self._reclaimed_s = 0.0
+        self._told_errors_s = -TELL_S
         #: intake is off
         self.full = False
 
@@ -112,11 +116,20 @@ class Headroom:
         """One look, with all that follows from it."""
         room = await asyncio.to_thread(self.look)
         self.note(room)
+        self._note_background_errors()
         await asyncio.to_thread(self._mind_ballast, room)
         if self.full and time.monotonic() - self._reclaimed_s >= RECLAIM_S:
             self._reclaimed_s = time.monotonic()
             await self._reclaim()
             self._reclaimed_s = time.monotonic()
+
+    def _note_background_errors(self) -> None:
+        errors, before = self._background_errors(), self._counts.disk_background_errors
+        self._counts.disk_background_errors = errors
+        if errors > before and time.monotonic() - self._told_errors_s >= TELL_S:
+            self._told_errors_s = time.monotonic()
+            extra = {"directory": str(self._path), "errors": errors}
+            log.error("tables can't be rewritten: room is given back later", extra=extra)
 
     def _set(self, error: DiskFull | None) -> None:
         self.full = self._counts.disk_full = error is not None

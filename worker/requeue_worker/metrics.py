@@ -102,6 +102,12 @@ class _Copy(Collector):
             ),
             ("requeue_commits_total", "Group commits: batches written and synced.", counts.commits),
             (
+                "requeue_disk_background_errors_total",
+                "Flushes and compactions that failed and are tried again.",
+                counts.disk_background_errors,
+            ),
+            ("requeue_nats_disconnects_total", "Connections to NATS that broke.", counts.nats_disconnects),
+            (
                 "requeue_reaper_directories_total",
                 "Directories of gone instances merged.",
                 counts.reaped_directories,
@@ -147,10 +153,11 @@ class _Copy(Collector):
             ("requeue_disk_full", "1 while no messages are taken in for that.", int(counts.disk_full)),
         )
         self._refused = dict(counts.refused)
+        self._denied = dict(counts.nats_denied)
         self._set_aside = dict(counts.reaper_set_aside)
         self._queues = list(queues)
         self._queue_counts = [
-            (name, _read(queue), tuple(queue.dead.items()) if queue.dead else ())
+            (name, _read(queue), tuple(queue.dead.items()), tuple(queue.dropped.items()))
             for name, queue in counts.queues.items()
         ]
 
@@ -173,6 +180,12 @@ class _Copy(Collector):
         for code, count in sorted(self._refused.items()):
             refused.add_metric((str(code),), count)
         yield refused
+        denied = CounterMetricFamily(
+            "requeue_nats_denied_total", "Publishes and subscriptions that NATS denied.", labels=("action",)
+        )
+        for action, count in sorted(self._denied.items()):
+            denied.add_metric((action,), count)
+        yield denied
         set_aside = GaugeMetricFamily(
             "requeue_reaper_set_aside_info",
             "1 for each directory of a gone instance that can't be merged.",
@@ -189,16 +202,23 @@ class _Copy(Collector):
     def _queue_counters(self) -> Iterator[Metric]:
         for position, (name, text, _) in enumerate(_QUEUE_COUNTERS):
             family = CounterMetricFamily(name, text, labels=("queue",))
-            for queue, values, _ in self._queue_counts:
+            for queue, values, *_ in self._queue_counts:
                 family.add_metric((queue,), values[position])
             yield family
         dead = CounterMetricFamily(
             "requeue_dead_letters_total", "Messages that became dead letters.", labels=("queue", "reason")
         )
-        for queue, _, reasons in self._queue_counts:
-            for reason, count in reasons:
-                dead.add_metric((queue, str(reason)), count)
+        dropped = CounterMetricFamily(
+            "requeue_dropped_total",
+            "Messages that the policy dropped instead of keeping a dead letter.",
+            labels=("queue", "reason"),
+        )
+        for queue, _, *reasons in self._queue_counts:
+            for family, counted in zip((dead, dropped), reasons, strict=True):
+                for reason, count in counted:
+                    family.add_metric((queue, str(reason)), count)
         yield dead
+        yield dropped
 
     def _queue_gauges(self) -> Iterator[Metric]:
         for name, text, read in _GAUGES:

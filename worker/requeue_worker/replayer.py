@@ -319,6 +319,7 @@ class Replayer:
         if decision.reason is DeadReason.EXPIRED:
             queue.counts.expired += 1
         if isinstance(decision, Drop):
+            queue.counts.dropped[str(decision.reason)] += 1
             self._committer.submit(Remove(lane, key, record))
             return
         queue.counts.dead[str(decision.reason)] += 1

@@ -220,9 +220,14 @@ class Scheduler:
 
     def _send_first(self, lane: Lane, number: int, now_ns: int, out: list[bytes]) -> int:
         """Hand the first so many ready messages of a lane to the replayer. Returns the bytes that go out."""
-        items = self.read_ahead.take(lane, number)
-        self._observe_lateness(items, now_ns)
-        return self._replayer.send(lane, items, now_ns, out)
+        items, counts = self.read_ahead.take(lane, number), lane.queue.counts
+        before = counts.replays
+        size = self._replayer.send(lane, items, now_ns, out)
+        if counts.replays - before < len(items):  # the others had expired or are too large
+            items = [item for item in items if lane.unsettled.get(item[0]) is not None]
+        if items:
+            self._observe_lateness(items, now_ns)
+        return size
 
     def _observe_lateness(self, items: list[tuple[bytes, bytes]], now_ns: int) -> None:
         """Count how late these are. They are in due order, so the two ends tell about all."""

@@ -377,6 +377,7 @@ async def test_denials_break_no_connection_and_spend_the_attempts_of_the_policy(
     for dead in worker.dead("denied"):
         assert dead.errors == ["NATS does not allow this worker to publish to orders.new"] * 2
     assert broker.denied_publishes >= 50 + 2 * 50
+    assert worker.worker.counts.nats_denied["publish"] == broker.denied_publishes
     assert broker.connection == connection
     assert "disconnected" not in server.log.lower()
 

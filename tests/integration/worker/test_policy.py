@@ -102,6 +102,7 @@ async def test_an_exhausted_message_is_dropped_where_the_queue_says_so(
     await worker.until_empty("brief")
 
     assert (worker.dead("brief"), worker.queue("brief").dead) == ([], 0)
+    assert worker.queue("brief").counts.dropped == {"exhausted": 1}
 
 
 # -- backoff -------------------------------------------------------------------------------------------------

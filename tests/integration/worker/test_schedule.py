@@ -198,6 +198,21 @@ async def test_an_expired_message_is_dropped_where_the_queue_says_so(start: Star
     await worker.until_empty()
 
     assert (worker.dead(), worker.queue().counts.expired) == ([], 1)
+    assert worker.queue().counts.dropped == {"expired": 1}
+
+
+async def test_lateness_is_that_of_what_was_sent(start: StartWorker, nc: Client) -> None:
+    worker = await start()
+    jobs = await Handler.listen(nc, "jobs.>", answer=ack)
+    await worker.publish("jobs.a", b"late", delay_ns=HOUR, ttl_ns=HOUR)
+    for _ in range(3):
+        await worker.publish("jobs.a", b"sent", delay_ns=HOUR)
+    await worker.forward(2 * HOUR)
+    await until(lambda: len(jobs.received) == 3)
+    await worker.until_empty()
+
+    assert worker.queue().counts.expired == 1
+    assert sum(worker.worker.counts.lateness_seconds.counts) == 3
 
 
 async def test_failures_never_restart_the_ttl(start: StartWorker, nc: Client) -> None:

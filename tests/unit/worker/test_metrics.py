@@ -81,6 +81,23 @@ def test_dead_letters_are_counted_by_reason() -> None:
     assert samples["requeue_dead_letters_total", (("queue", "orders"), ("reason", "terminated"))] == 8
 
 
+def test_dropped_messages_are_counted_by_reason() -> None:
+    counts = busy_counts()
+    counts.queues["orders"].dropped["expired"] += 3
+    samples = scrape(metrics_of(counts))
+    assert samples["requeue_dropped_total", (("queue", "orders"), ("reason", "expired"))] == 3
+
+
+def test_disconnects_and_denials_are_scraped_and_begin_at_zero() -> None:
+    counts = Counts()
+    counts.nats_disconnects += 2
+    counts.nats_denied["publish"] += 5
+    samples = scrape(metrics_of(counts))
+    assert samples["requeue_nats_disconnects_total", ()] == 2
+    assert samples["requeue_nats_denied_total", (("action", "publish"),)] == 5
+    assert samples["requeue_nats_denied_total", (("action", "subscribe"),)] == 0
+
+
 def test_an_empty_queue_has_gauges_of_zero_and_no_next_due() -> None:
     samples = scrape(metrics_of(Counts()))
     assert samples["requeue_pending_messages", (("queue", "emails.retry"),)] == 0

@@ -151,6 +151,10 @@ class Store:
 
         await asyncio.get_running_loop().run_in_executor(self._copier, compact)
 
+    def background_errors(self) -> int:
+        """How often RocksDB could not flush or compact since it was opened; it tries on. Does not block."""
+        return self._engine.background_errors()
+
     async def _read(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, function)
 

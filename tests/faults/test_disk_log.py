@@ -102,8 +102,8 @@ def test_a_worker_starts_on_a_torn_log_and_its_counters_agree(log: Log, tmp_path
 def test_a_flipped_bit_anywhere_in_the_log_stops_the_start_and_nothing_is_dropped_in_silence(
     log: Log, step: int
 ) -> None:
-    # Lengths first: there RocksDB itself would take what follows for a torn tail.
-    lengths = [place + offset for place in (log.begin, *log.ends[:-1]) for offset in (4, 5)]
+    # Lengths and types first: there RocksDB itself would take what follows for a torn tail, or never return.
+    lengths = [place + offset for place in (log.begin, *log.ends[:-1]) for offset in (4, 5, 6)]
     places = [(place, bit) for place in lengths for bit in range(8)]
     places += [(place, place % 8) for place in range(0, len(log.raw), step)]
     for place, bit in places:

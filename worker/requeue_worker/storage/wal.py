@@ -17,6 +17,8 @@ from typing import Final
 _BLOCK: Final = 32 * 1024
 _HEADER: Final = Struct("<IHB")
 _TYPES: Final = frozenset((1, 2, 3, 4))  # full, first, middle, last
+#: of logs that are used again, which ours never are: an open that meets one does not return
+_RECYCLED: Final = frozenset((5, 6, 7, 8))
 _MASK_DELTA: Final = 0xA282EAD8
 
 
@@ -35,6 +37,8 @@ def damaged_at(log: Path) -> int | None:
         _, length, kind = _HEADER.unpack_from(block, at)
         if length == kind == 0:
             return None
+        if kind in _RECYCLED:
+            return start + at
         end = at + _HEADER.size + length
         if end > len(block):
             return start + at if _has_whole_record(block, at) else None

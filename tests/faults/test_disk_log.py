@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from requeue_worker.cli import main
 from requeue_worker.errors import DataDirUnreadable
+from requeue_worker.salvage import salvage
 from requeue_worker.settings import Settings
 from requeue_worker.storage.keys import DEFAULT_PRIORITY, TIME_ID, lane_prefix
 from requeue_worker.storage.rocksdb import MESSAGES, Engine
@@ -125,6 +126,32 @@ def test_a_damaged_log_is_named_together_with_what_to_do(log: Log) -> None:
     assert f"{log.file} is damaged at byte {log.ends[0]}" in result.stderr
     assert "requeue-worker salvage" in result.stderr
     assert log.file.read_bytes() == damaged, "nothing was changed"
+
+
+@pytest.mark.parametrize("kind", [5, 6, 8, 11])
+@pytest.mark.parametrize("bytes_too", [False, True])
+def test_a_record_with_a_damaged_type_is_salvaged_unless_its_bytes_are_damaged_too(
+    log: Log, tmp_path: Path, kind: int, bytes_too: bool
+) -> None:
+    damaged = bytearray(log.raw)
+    damaged[log.ends[2] + 6] = kind
+    damaged[log.ends[2] + 20] ^= bytes_too
+    log.file.write_bytes(damaged)
+    [result] = salvage(log.path.parent, tmp_path / "out", [INSTANCE])
+    assert result.messages == EACH * (3 if bytes_too else BATCHES)
+    assert f"{log.file} is damaged at byte {log.ends[2]}" in result.notes[0]
+    assert log.file.read_bytes() == damaged, "nothing was changed"
+    check_data(result.path)
+
+
+def test_a_damaged_type_is_found_in_whatever_block_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "000004.log"
+    block = struct.pack("<IHB", 0, 32 * 1024 - 7, 2) + bytes(32 * 1024 - 7)
+    damaged = struct.pack("<IHB", 0, 3, 3) + b"abc" + struct.pack("<IHB", 0, 3, 5)
+    log.write_bytes(block + damaged.ljust(len(block), b"x") + block)
+    assert damaged_at(log) == len(block) + 10
+    log.write_bytes(block * 3)
+    assert damaged_at(log) is None
 
 
 def test_a_log_that_ends_with_a_whole_record_or_zeros_is_sound(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from requeue_worker.storage.queues import QueueState, counters_of
 from requeue_worker.storage.rocksdb import DEAD, MESSAGES, META, Engine, repair
 from requeue_worker.storage.store import STORE_FORMAT, read_format
 from requeue_worker.storage.transaction import Transaction
+from requeue_worker.storage.wal import damaged_at, mend_type
 
 _PAGE: Final = 1000
 _TABLE: Final = re.compile(r"\d+\.sst")
@@ -69,6 +70,7 @@ def salvage(data_dir: Path, to: Path, chosen: Sequence[str] = ()) -> Iterator[Sa
             result = Salvaged(instance, to / instance)
             try:
                 copy_files(data_dir / instance, work, link=True)
+                _mend_logs(work)
                 source = _open(data_dir / instance, work, result)
                 with closing(source), closing(Engine(stage)) as target:
                     read_format(source, data_dir / instance)
@@ -76,6 +78,15 @@ def salvage(data_dir: Path, to: Path, chosen: Sequence[str] = ()) -> Iterator[Sa
             finally:
                 shutil.rmtree(work, ignore_errors=True)
         yield result
+
+
+def _mend_logs(work: Path) -> None:
+    """RocksDB would hang at a record of a type that only damage can make: the copy's gets another."""
+    for log in (*work.glob("*.log"), *work.glob("MANIFEST-*")):
+        mended = -1
+        while (place := damaged_at(log)) is not None and place > mended:
+            mend_type(log, place)
+            mended = place
 
 
 def _open(path: Path, work: Path, result: Salvaged) -> Engine:

@@ -63,9 +63,9 @@ def reserve_of(worker: LiveWorker) -> int:
 
 
 def ballast_bytes(data: Path) -> int:
-    """The room that it takes; for a moment it is there and empty."""
+    """Its size: while it is being made it is there and has none."""
     try:
-        return (data / BALLAST).stat().st_blocks * 512
+        return (data / BALLAST).stat().st_size
     except FileNotFoundError:
         return 0
 

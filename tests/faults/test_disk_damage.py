@@ -119,6 +119,21 @@ def test_a_flipped_bit_in_a_table_is_noticed_named_and_costs_no_more_than_its_bl
     assert noticed > len(chosen) // 2
 
 
+def test_a_table_that_the_database_blames_its_manifest_for_is_named(sound: Path, tmp_path: Path) -> None:
+    table = max(files(sound, "*.sst"), key=lambda name: (sound / name).stat().st_size)
+    # The names of a table's properties are in order, which RocksDB looks at before the checksum, and names no file.
+    raw = (sound / table).read_bytes()
+    properties = raw.index(b"rocksdb.block.based.table")
+    blamed = 0
+    for place in range(properties, properties + 800, 9):
+        path = damaged_copy(sound, tmp_path / "data", table, (place + 0.5) / len(raw))
+        with pytest.raises(DataDirUnreadable, match=table) as refused:
+            Engine(path, read_only=True)
+        assert "`requeue-worker salvage`" in str(refused.value)
+        blamed += f"Rather: {table} can't be opened" in str(refused.value)
+    assert blamed
+
+
 @pytest.mark.parametrize(
     "pattern", ["MANIFEST-*", "CURRENT", "OPTIONS-*", "IDENTITY", "LOG", "rocksdict-config.json"]
 )

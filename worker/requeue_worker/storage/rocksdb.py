@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -124,6 +125,8 @@ class Engine:
             text = str(error)
             if "lock hold" in text or "While lock file" in text:
                 raise DataDirLocked(f"{path} is open in another process") from error
+            if "Corruption" in text and ".sst" not in text and (tables := _damaged_tables(path)):
+                text = f"{text} Rather: {', '.join(tables)} can't be opened"  # it blames the manifest for a table
             hint = WHAT_TO_DO if "Corruption" in text or "No such file" in text else ""
             raise DataDirUnreadable(f"{path} can't be opened: {text}{hint}") from error
         self.handles: dict[str, ColumnFamily] = {
@@ -304,6 +307,22 @@ def _check_logs(path: Path) -> None:
             continue  # gone meanwhile, or RocksDB says the same
         if place is not None:
             raise DataDirUnreadable(f"{log_file} is damaged at byte {place}, before its end{WHAT_TO_DO}")
+
+
+def _damaged_tables(path: Path) -> list[str]:
+    """The tables here that RocksDB can't open. No public call says so but a refused import, and that refuses them all."""
+    damaged: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        db = Rdict(scratch, Options(raw_mode=True))
+        for table in sorted(path.glob("*.sst")):
+            try:
+                db.ingest_external_file([str(table)])
+            except Exception as error:
+                # With this error it was opened, and is but no table made for imports.
+                if "External file version" not in str(error):
+                    damaged.append(table.name)
+        db.close()
+    return damaged
 
 
 def _db_options(buffer_bytes: int) -> Options:

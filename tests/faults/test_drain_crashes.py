@@ -198,11 +198,12 @@ async def test_kills_at_any_moment_change_nothing(scene: Scene, seed: int) -> No
     for _ in range(12):
         drain = scene.drain()
         await asyncio.sleep(chance.uniform(0.9, 2.2))
-        for process in chance.sample((drain, worker), chance.randint(1, 2)):
+        killed = chance.sample((drain, worker), chance.randint(1, 2))
+        for process in killed:
             process.kill()
         drain.kill()
         await asyncio.to_thread(drain.wait)
-        if worker.poll() is not None or chance.random() < 0.3:
+        if worker in killed or chance.random() < 0.3:
             worker.kill()
             await asyncio.to_thread(worker.wait)
             worker = await asyncio.to_thread(scene.worker)

@@ -155,6 +155,15 @@ class Kube:
         }
         await self._call("PATCH", _path_of(live), body={"metadata": body}, content_type=_MERGE)
 
+    async def expand(self, claim: Manifest, size: str) -> None:
+        """Have a PersistentVolumeClaim ask for `size`, if it is as it was read; KubeError with status 409 otherwise."""
+        metadata = claim["metadata"]
+        body = {
+            "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+            "spec": {"resources": {"requests": {"storage": size}}},
+        }
+        await self._call("PATCH", _path_of(claim), body=body, content_type=_MERGE)
+
     async def delete(self, live: Manifest, *, unchanged: bool = False) -> None:
         """Delete this very object; one that was made anew under its name stays. `unchanged`: if it is as it was read."""
         metadata = live["metadata"]

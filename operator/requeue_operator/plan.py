@@ -16,6 +16,7 @@ from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children import Manifest, Owner, children
 from requeue_operator.children.pod import WORKER
 from requeue_operator.drains import Drains, Scene, decide
+from requeue_operator.expansion import growing
 from requeue_operator.validation import InvalidSpec, NotBuilt, read_spec
 
 Key = tuple[str, str]
@@ -58,8 +59,8 @@ class Stall:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to delete, then what to apply, in order, then the drains. `stall`: nothing of it, and why. `spec` is None
-    when it can't be read.
+    """What to delete, then what to apply, in order, then the drains, then the claims to expand. `stall`: nothing of it,
+    and why. `spec` is None when it can't be read.
     """
 
     spec: RequeueQueueSpec | None = None
@@ -68,6 +69,7 @@ class Plan:
     stall: Stall | None = None
     image: str | None = None
     drains: Drains = field(default_factory=Drains)
+    growing: tuple[Manifest, ...] = ()
 
 
 def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
@@ -101,7 +103,8 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
         for key, live in observed.children.items()
         if key not in keys and _is_own(live, observed.owner) and not _is_going(live)
     )
-    return Plan(spec, unwanted, tuple(wanted), image=image, drains=drains)
+    grow = growing(observed.owner, spec, observed.claims)
+    return Plan(spec, unwanted, tuple(wanted), image=image, drains=drains, growing=grow)
 
 
 def _key(manifest: Manifest) -> Key:

@@ -14,6 +14,7 @@ from typing import Final
 from requeue_operator.api import GROUP, KIND, VERSION
 from requeue_operator.children import MONITORING, Manifest, Owner
 from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
+from requeue_operator.expansion import TRY_AGAIN_S, Refusal, refusal
 from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
 from requeue_operator.status import Event, Known, changed, status_of, transitions
@@ -44,8 +45,8 @@ async def reconcile(
         return None
     try:
         observed = await _observe(kube, queue)
-    except Forbidden as refusal:
-        return await _tell_forbidden(kube, queue, refusal)
+    except Forbidden as denied:
+        return await _tell_forbidden(kube, queue, denied)
     planned = plan(observed, default_image, datetime.now(UTC))
     stall, error, again_s = planned.stall, None, planned.drains.again_s
     known = known or Known()
@@ -53,15 +54,17 @@ async def reconcile(
         try:
             observed = await _carry_out(kube, observed, planned)
             await carry_out(kube, planned.drains, lambda: _look_again(kube, queue, default_image))
+            refused = await _expand(kube, planned)
             trouble, look_s = await look_for_trouble(kube, observed, planned)
-            again_s = min(again_s, look_s)
+            again_s = min(again_s, look_s, TRY_AGAIN_S if refused else math.inf)
+            known = replace(known, refused=refused)
             if trouble is not None and trouble.is_final:
                 stall = Stall(trouble.reason, trouble.message)
             elif trouble is not None:
                 known = replace(known, awaited=trouble.message)
-        except (Forbidden, Rejected) as refusal:
-            error = refusal
-            stall = _stall(refusal)
+        except (Forbidden, Rejected) as denied:
+            error = denied
+            stall = _stall(denied)
     status = status_of(observed, planned, stall, _now(), known)
     difference = changed(observed, status)
     if difference:
@@ -69,15 +72,15 @@ async def reconcile(
     return Outcome(queue, transitions(observed, status), error, again_s)
 
 
-async def _tell_forbidden(kube: Kube, queue: Manifest, refusal: Forbidden) -> Outcome:
+async def _tell_forbidden(kube: Kube, queue: Manifest, denied: Forbidden) -> Outcome:
     """It may not even be looked at: the conditions say so, and all else in the status stays."""
-    observed, stall = Observed(queue, {}, ()), _stall(refusal)
+    observed, stall = Observed(queue, {}, ()), _stall(denied)
     told = status_of(observed, Plan(stall=stall), stall, _now())
     status = {key: told[key] for key in ("observedGeneration", "conditions")}
     difference = changed(observed, status)
     if difference:
         await kube.patch_status(queue, difference)
-    return Outcome(queue, transitions(observed, status), refusal)
+    return Outcome(queue, transitions(observed, status), denied)
 
 
 async def _observe(kube: Kube, queue: Manifest) -> Observed:
@@ -127,10 +130,22 @@ async def _carry_out(kube: Kube, observed: Observed, planned: Plan) -> Observed:
     return replace(observed, children=after)
 
 
-def _stall(refusal: Forbidden | Rejected) -> Stall:
-    if isinstance(refusal, Forbidden):
-        return Stall("Forbidden", f"the operator lacks a permission; grant it: {refusal}")
-    return Stall("Rejected", f"the API server refuses a child; change what it names: {refusal}")
+async def _expand(kube: Kube, planned: Plan) -> dict[str, Refusal]:
+    """Expand each claim by itself; by name, those that may not grow. The workers go on all the same."""
+    refused = {}
+    for claim in planned.growing:
+        assert planned.spec is not None
+        try:
+            await kube.expand(claim, planned.spec.storage.size)
+        except (Forbidden, Rejected) as denied:
+            refused[claim["metadata"]["name"]] = refusal(claim, str(denied))
+    return refused
+
+
+def _stall(denied: Forbidden | Rejected) -> Stall:
+    if isinstance(denied, Forbidden):
+        return Stall("Forbidden", f"the operator lacks a permission; grant it: {denied}")
+    return Stall("Rejected", f"the API server refuses a child; change what it names: {denied}")
 
 
 def _now() -> str:

@@ -6,9 +6,11 @@ Ready, Reconciling and Stalled follow kstatus: of the three one at most is True,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from requeue_operator import expansion
 from requeue_operator.children import Manifest
 from requeue_operator.drains import is_alarming, report
 from requeue_operator.finding import Finding
@@ -37,6 +39,8 @@ class Known:
     intake: Finding | None = None
     awaited: str | None = None
     """What a fleet that is not ready waits for, where the pods tell more than the StatefulSet."""
+    refused: Mapping[str, expansion.Refusal] = field(default_factory=dict)
+    """Claims that may not grow, by name."""
 
 
 def status_of(
@@ -75,7 +79,8 @@ def transitions(observed: Observed, status: Manifest) -> list[Event]:
             events += _drained(before.get("Drained"), now)
         past = before.get(now["type"], {"status": "False", "reason": ""})
         same = (past["status"], past["reason"]) == (now["status"], now["reason"])
-        if now["type"] == INTAKE and now["status"] == "False" and not same:
+        is_told = now["type"] == INTAKE or (now["type"] == expansion.TYPE and now["reason"] != "Expanding")
+        if is_told and now["status"] == "False" and not same:
             events.append(Event(True, now["reason"], now["message"]))
         if now["type"] == "Stalled" and now["status"] == "True" and not same:
             events.append(Event(True, now["reason"], now["message"]))
@@ -135,7 +140,7 @@ def _findings(observed: Observed, plan: Plan, stall: Stall | None, known: Known)
         Finding(
             "Stalled", stall is not None, stall.reason if stall else "Fine", stall.message if stall else ""
         ),
-        *_storage(observed, plan),
+        *_storage(observed, plan, known),
         _connected(observed, plan, known),
         *([] if known.intake is None else [known.intake]),
     ]
@@ -196,25 +201,13 @@ def waiting_for(observed: Observed, plan: Plan) -> str | None:
     return None
 
 
-def _storage(observed: Observed, plan: Plan) -> list[Finding]:
+def _storage(observed: Observed, plan: Plan, known: Known) -> list[Finding]:
     if plan.spec is None:
         return []
-    lost = [
-        name for name, claim in _claims(observed).items() if claim.get("status", {}).get("phase") == "Lost"
+    return [
+        expansion.report(observed.owner, plan.spec, observed.claims, known.refused),
+        report(plan.drains),
     ]
-    smaller = [
-        name
-        for name, claim in _claims(observed).items()
-        if claim["spec"]["resources"]["requests"]["storage"] != plan.spec.storage.size
-    ]
-    if lost:
-        storage = Finding("StorageReady", False, "VolumeLost", f"the volume is gone of {', '.join(lost)}")
-    elif smaller:
-        text = f"this release cannot expand volumes; of another size than spec.storage.size: {', '.join(smaller)}"
-        storage = Finding("StorageReady", False, "ExpansionNotBuilt", text)
-    else:
-        storage = Finding("StorageReady", True, "Fine", "")
-    return [storage, report(plan.drains)]
 
 
 def _claims(observed: Observed) -> dict[str, Manifest]:

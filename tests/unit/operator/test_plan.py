@@ -128,7 +128,13 @@ def test_volumes_that_are_gone_or_of_another_size_are_told() -> None:
     lost = _conditions(_observed({}, claims=(_claim(0, phase="Lost"),)))["StorageReady"]
     assert lost == ("False", "VolumeLost", "the volume is gone of data-orders-0")
     smaller = _conditions(_observed({"storage": {"size": "2Gi"}}, claims=(_claim(0),)))["StorageReady"]
-    assert smaller[:2] == ("False", "ExpansionNotBuilt")
+    assert smaller == ("False", "Expanding", "data-orders-0: grows to 2Gi")
+
+
+def test_a_paused_requeuequeue_expands_nothing() -> None:
+    storage = {"size": "2Gi"}
+    assert len(_planned(_observed({"storage": storage}, claims=(_claim(0),))).growing) == 1
+    assert _planned(_observed({"storage": storage, "paused": True}, claims=(_claim(0),))).growing == ()
 
 
 def test_a_status_that_says_the_same_is_not_written_again() -> None:

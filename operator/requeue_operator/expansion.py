@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children import Manifest, Owner
-from requeue_operator.drains import Claim, claims_of
+from requeue_operator.drains import claims_of
 from requeue_operator.finding import Finding
 
 TYPE: Final = "StorageReady"
@@ -47,9 +47,11 @@ def growing(owner: Owner, spec: RequeueQueueSpec, claims: tuple[Manifest, ...]) 
     more was given more by somebody, and stays.
     """
     return tuple(
-        claim.live
+        claim
         for claim in _in_use(owner, spec, claims)
-        if _is_small(claim.live, spec) and _phase(claim.live) == "Bound" and not claim.is_going
+        if _is_small(claim, spec)
+        and _phase(claim) == "Bound"
+        and "deletionTimestamp" not in claim["metadata"]
     )
 
 
@@ -73,21 +75,18 @@ def report(
     owner: Owner, spec: RequeueQueueSpec, claims: tuple[Manifest, ...], refused: Mapping[str, Refusal]
 ) -> Finding:
     """The condition StorageReady. `refused`: by the name of the claim, what was refused just now."""
-    lost = [claim.name for claim in claims_of(owner, claims) if _phase(claim.live) == "Lost"]
+    lost = [_name(claim) for claim in _all(owner, claims) if _phase(claim) == "Lost"]
     if lost:
         return Finding(TYPE, False, "VolumeLost", f"the volume is gone of {', '.join(lost)}")
-    moving = [
-        claim
-        for claim in _in_use(owner, spec, claims)
-        if _is_small(claim.live, spec) or _is_behind(claim.live)
-    ]
-    failed = [(claim, why) for claim in moving if (why := refused.get(claim.name) or _failure(claim.live))]
+    moving = [claim for claim in _in_use(owner, spec, claims) if _is_small(claim, spec) or _is_behind(claim)]
+    failed = [(claim, why) for claim in moving if (why := refused.get(_name(claim)) or _failure(claim))]
     if failed:
-        names = ", ".join(claim.name for claim, _ in failed[:_TOLD]) + (" ..." if len(failed) > _TOLD else "")
+        names = ", ".join(_name(claim) for claim, _ in failed[:_TOLD])
+        names += " ..." if len(failed) > _TOLD else ""
         why = failed[0][1]
         return Finding(TYPE, False, why.reason, f"{names} cannot grow to {spec.storage.size}: {why.text}")
     if moving:
-        said = [f"{claim.name}: {_step(claim.live, spec)}" for claim in moving[:_TOLD]]
+        said = [f"{_name(claim)}: {_step(claim, spec)}" for claim in moving[:_TOLD]]
         said += [f"and {len(moving) - _TOLD} more"] if len(moving) > _TOLD else []
         return Finding(TYPE, False, "Expanding", "; ".join(said))
     return Finding(TYPE, True, "Fine")
@@ -101,9 +100,22 @@ def bytes_of(quantity: str) -> Decimal:
     return Decimal(read[1]) * _UNITS[read[2]]
 
 
-def _in_use(owner: Owner, spec: RequeueQueueSpec, claims: tuple[Manifest, ...]) -> list[Claim]:
+def _in_use(owner: Owner, spec: RequeueQueueSpec, claims: tuple[Manifest, ...]) -> list[Manifest]:
     """Without those that no pod has: they grow when one has them again."""
-    return [claim for claim in claims_of(owner, claims) if claim.ordinal < spec.replicas]
+    of_pods = [claim.live for claim in claims_of(owner, claims) if claim.ordinal < spec.replicas]
+    return [*_shared(owner, claims), *of_pods]
+
+
+def _all(owner: Owner, claims: tuple[Manifest, ...]) -> list[Manifest]:
+    return [*_shared(owner, claims), *(claim.live for claim in claims_of(owner, claims))]
+
+
+def _shared(owner: Owner, claims: tuple[Manifest, ...]) -> list[Manifest]:
+    return [claim for claim in claims if _name(claim) == owner.shared_claim]
+
+
+def _name(claim: Manifest) -> str:
+    return str(claim["metadata"]["name"])
 
 
 def _is_small(claim: Manifest, spec: RequeueQueueSpec) -> bool:

@@ -88,7 +88,14 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
     if spec.paused:
         return Plan(spec, image=image, drains=drains.without_actions())
     held = spec.model_copy(update={"replicas": drains.replicas(spec.replicas, live_set)})
-    wanted = children(observed.owner, held, image=image, volume_size=_volume_size(live_set))
+    shared = observed.children.get(("PersistentVolumeClaim", observed.owner.shared_claim))
+    wanted = children(
+        observed.owner,
+        held,
+        image=image,
+        volume_size=_volume_size(live_set),
+        shared_size=None if shared is None else _size_of(shared),
+    )
     wanted = [each for each in wanted if each["kind"] != "PodMonitor" or observed.has_monitoring]
     taken = [each for each in wanted if _is_foreign(observed, each)]
     if taken:
@@ -118,6 +125,10 @@ def _is_own(live: Manifest, owner: Owner) -> bool:
 
 def _is_foreign(observed: Observed, wanted: Manifest) -> bool:
     live = observed.children.get(_key(wanted))
+    if live is not None and wanted["kind"] == "PersistentVolumeClaim":
+        # It outlives its RequeueQueue, and the next one of that name takes it up.
+        labels: dict[str, str] = live["metadata"].get("labels") or {}
+        return any(labels.get(key) != value for key, value in observed.owner.labels.items())
     return live is not None and not _is_own(live, observed.owner)
 
 
@@ -136,5 +147,9 @@ def _image_of(stateful_set: Manifest | None) -> str | None:
 def _volume_size(stateful_set: Manifest | None) -> str | None:
     if stateful_set is None:
         return None
-    (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
+    templates: list[Manifest] = stateful_set["spec"].get("volumeClaimTemplates") or []
+    return _size_of(templates[0]) if templates else None
+
+
+def _size_of(claim: Manifest) -> str:
     return str(claim["spec"]["resources"]["requests"]["storage"])

@@ -95,6 +95,7 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
         ("policy/v1", "PodDisruptionBudget", owner.name),
         ("apps/v1", "StatefulSet", owner.name),
         *([(MONITORING, "PodMonitor", owner.name)] if has_monitoring else []),
+        *([("v1", "PersistentVolumeClaim", owner.shared_claim)] if _is_shared(queue) else []),
     ]
     found = await asyncio.gather(*(kube.get(api, kind, owner.namespace, name) for api, kind, name in wanted))
     live = {
@@ -108,6 +109,10 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
     # After the StatefulSet: a pod that is not there now was not made by a state of it that came before.
     pods = await kube.list("v1", "Pod", owner.namespace, {}) if looks else []
     return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods), has_monitoring)
+
+
+def _is_shared(queue: Manifest) -> bool:
+    return bool(queue["spec"]["storage"].get("mode") == "Shared")
 
 
 async def _look_again(kube: Kube, queue: Manifest, default_image: str) -> Drains:

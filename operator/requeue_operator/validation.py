@@ -56,7 +56,6 @@ def _against_defaults(spec: RequeueQueueSpec, at: int, queue: NamedQueuePolicy) 
 def _not_built(spec: RequeueQueueSpec) -> list[str]:
     wanted = {
         "spec.shards: this release runs one process in each pod; write 1": spec.shards > 1,
-        "spec.storage.mode: this release has PerPod alone; write that": spec.storage.mode == "Shared",
         "spec.storage.onDelete: this release cannot drain; write Retain or Delete": spec.storage.on_delete
         == "Drain",
     }

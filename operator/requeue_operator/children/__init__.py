@@ -22,10 +22,15 @@ _DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 
 
 def children(
-    owner: Owner, spec: RequeueQueueSpec, *, image: str, volume_size: str | None = None
+    owner: Owner,
+    spec: RequeueQueueSpec,
+    *,
+    image: str,
+    volume_size: str | None = None,
+    shared_size: str | None = None,
 ) -> list[Manifest]:
     """Every child, in the order to apply. `volume_size` goes over the spec's where a StatefulSet has it already,
-    since its claim templates cannot change.
+    since its claim templates cannot change; `shared_size` where the shared claim is there, which grows by itself.
     """
     monitor = [_pod_monitor(owner)] if spec.pod_monitor.enabled else []
     policy = [_network_policy(owner, spec)] if spec.network_policy.enabled else []
@@ -37,6 +42,7 @@ def children(
         *policy,
         *monitor,
         _disruption_budget(owner),
+        *([_shared_claim(owner, spec, shared_size)] if spec.storage.mode == "Shared" else []),
         _stateful_set(owner, spec, image, volume_size or spec.storage.size),
     ]
 
@@ -94,25 +100,47 @@ def port_of(server: str) -> int:
     return url.port or _DEFAULT_PORTS[url.scheme]
 
 
-def _stateful_set(owner: Owner, spec: RequeueQueueSpec, image: str, volume_size: str) -> Manifest:
-    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": volume_size}}}
+def _shared_claim(owner: Owner, spec: RequeueQueueSpec, live_size: str | None) -> Manifest:
+    """Owned by the RequeueQueue only if it is to go with it."""
+    content: Manifest = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": live_size or spec.storage.size}},
+    }
     if spec.storage.storage_class_name is not None:
-        claim["storageClassName"] = spec.storage.storage_class_name
-    when_deleted = "Delete" if spec.storage.on_delete == "Delete" else "Retain"
+        content["storageClassName"] = spec.storage.storage_class_name
+    claim = owner.child("v1", "PersistentVolumeClaim", owner.shared_claim, spec=content)
+    if spec.storage.on_delete != "Delete":
+        del claim["metadata"]["ownerReferences"]
+    return claim
+
+
+def _stateful_set(owner: Owner, spec: RequeueQueueSpec, image: str, volume_size: str) -> Manifest:
     content = {
         "replicas": spec.replicas,
         "serviceName": owner.name,
         "podManagementPolicy": "Parallel",  # immutable; and a worker that can't start holds no other one back
         "selector": {"matchLabels": owner.selector},
-        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
         "template": overridden(pod_template(owner, spec, image), spec.pod_template),
-        "volumeClaimTemplates": [
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": "data", "labels": owner.labels},
-                "spec": claim,
-            }
-        ],
+        **({} if spec.storage.mode == "Shared" else _claim_of_each_pod(owner, spec, volume_size)),
     }
     return owner.child("apps/v1", "StatefulSet", owner.name, spec=content)
+
+
+def _claim_of_each_pod(owner: Owner, spec: RequeueQueueSpec, volume_size: str) -> Manifest:
+    claim: Manifest = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": volume_size}},
+    }
+    if spec.storage.storage_class_name is not None:
+        claim["storageClassName"] = spec.storage.storage_class_name
+    when_deleted = "Delete" if spec.storage.on_delete == "Delete" else "Retain"
+    template = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "labels": owner.labels},
+        "spec": claim,
+    }
+    return {
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
+        "volumeClaimTemplates": [template],
+    }

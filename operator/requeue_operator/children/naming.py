@@ -42,6 +42,11 @@ class Owner:
         """Name of the ConfigMap with the workers' configuration."""
         return f"{self.name}-config"
 
+    @property
+    def shared_claim(self) -> str:
+        """The one volume of all pods, with storage mode Shared. No pod's own has a name like that."""
+        return f"{self.name}-shared"
+
     def child(self, api_version: str, kind: str, name: str, **content: Any) -> Manifest:
         """A child's manifest: kept by the garbage collector as long as the RequeueQueue is there."""
         reference = {

@@ -99,6 +99,8 @@ def _volumes(owner: Owner, spec: RequeueQueueSpec) -> list[Manifest]:
         {"name": "config", "configMap": {"name": owner.config_map}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
     ]
+    if spec.storage.mode == "Shared":
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": owner.shared_claim}})
     files = secret_files(spec.nats)
     if files:
         sources = [

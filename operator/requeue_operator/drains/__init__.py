@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from requeue_operator.drains.actions import Drains
 from requeue_operator.drains.carry_out import carry_out
-from requeue_operator.drains.claim import Claim, claims_of
+from requeue_operator.drains.claim import claims_of
 from requeue_operator.drains.decide import Scene, concern, decide
 from requeue_operator.drains.job import JOB_LABELS
 from requeue_operator.drains.report import is_alarming, report
 
 __all__ = [
     "JOB_LABELS",
-    "Claim",
     "Drains",
     "Scene",
     "carry_out",

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test lint format generate fuzz bench soak clean
+.PHONY: help install demo test lint format generate helm fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -40,7 +40,13 @@ soak: $(STAMP) ## what takes minutes: a million records, every crash by everyone
 
 generate: $(STAMP) ## FlatBuffers code and the CRD (commit what it writes)
 	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs
-	$(BIN)/python -m requeue_operator.crd crds/requeuequeues.requeue.dev.yaml
+	$(BIN)/python -m requeue_operator.crd crds/requeuequeues.requeue.dev.yaml charts/nats-requeue/files/requeuequeues.requeue.dev.yaml
+
+HELM_VERSION := v4.3.1
+helm: $(STAMP) ## helm into .venv, for tests/chart; from source, with Go >= 1.26 (minutes, once)
+	@test -x $(BIN)/helm || { echo "building helm $(HELM_VERSION) (once, some minutes) ..."; \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" GOBIN="$(CURDIR)/$(BIN)" GOFLAGS= CGO_ENABLED=0 \
+	  go install -trimpath helm.sh/helm/v4/cmd/helm@$(HELM_VERSION); }
 
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP) ## feed the readers with noise, FUZZ_SECONDS each (60)

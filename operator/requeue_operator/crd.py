@@ -1,4 +1,4 @@
-"""The custom resource definition, from the models of `api`: `python -m requeue_operator.crd FILE` writes it.
+"""The custom resource definition, from the models of `api`: `python -m requeue_operator.crd FILE...` writes it.
 
 pydantic's JSON schema becomes a structural one: references are written out, unions with null become optional fields,
 and only the defaults that the API server should write stay.
@@ -142,4 +142,5 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(text(), encoding="utf-8")
+    for file in sys.argv[1:]:
+        Path(file).write_text(text(), encoding="utf-8")

@@ -11,9 +11,9 @@ import pytest
 from tests.cluster.build import BUILD_TIMEOUT_S, control_plane_binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import OPERATOR, SOME_NAMESPACES
+from tests.cluster.rights import cluster_rights
 
 _CRDS = Path(__file__).parents[2] / "crds"
-_RBAC = Path(__file__).parent / "rbac.yaml"
 _NUMBERS = itertools.count()
 
 
@@ -43,7 +43,7 @@ def cluster(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
         plane.add_user(OPERATOR, groups="")
         plane.add_user(SOME_NAMESPACES, groups="")
         plane.start(_CRDS)
-        plane.kubectl("apply", "-f", str(_RBAC))
+        plane.kubectl("apply", "-f", "-", stdin=cluster_rights(OPERATOR))
         yield plane
     finally:
         plane.stop()

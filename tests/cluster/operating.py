@@ -14,7 +14,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.specs import path, requeue_queue
 
 OPERATOR = "requeue-operator"
-"""The user that operators log in as, with the rights of rbac.yaml and no others."""
+"""The user that operators log in as, with the rights that the chart ships and no others."""
 SOME_NAMESPACES = "requeue-operator-of-some"
 """Another one, without rights until a test gives it some."""
 MERGE = "application/merge-patch+json"

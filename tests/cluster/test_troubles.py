@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import (
@@ -24,8 +23,8 @@ from tests.cluster.operating import (
     has_condition,
     make_pods_ready,
 )
+from tests.cluster.rights import IN_ALL
 
-_RBAC = Path(__file__).parent / "rbac.yaml"
 _ROLES = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 
 
@@ -115,8 +114,7 @@ def test_a_quota_without_room_for_a_pod_is_told(cluster: ControlPlane, namespace
 def test_a_permission_that_is_missing_is_told_and_used_when_it_is_there(
     cluster: ControlPlane, namespace: str, tmp_path: Path, lacking: str
 ) -> None:
-    rights = next(each for each in yaml.safe_load_all(_RBAC.read_text()) if each["kind"] == "ClusterRole")
-    scarce = copy.deepcopy(rights["rules"])
+    scarce = copy.deepcopy(IN_ALL)
     for rule in scarce:
         # Of services it may not write any, of StatefulSets not even look at one.
         if lacking in rule["resources"] and lacking == "services":
@@ -140,6 +138,6 @@ def test_a_permission_that_is_missing_is_told_and_used_when_it_is_there(
         message = _until_stalled(cluster, namespace, "Forbidden")
         assert "the operator lacks a permission; grant it" in message
         assert lacking in message
-        grant = {"rules": rights["rules"]}
+        grant = {"rules": IN_ALL}
         assert cluster.request("PATCH", f"{_ROLES}/{namespace}/roles/op", grant, MERGE)[0] == 200
         _until_mended(cluster, namespace)

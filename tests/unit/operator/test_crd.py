@@ -29,7 +29,8 @@ def _fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 
 
 def test_committed_file_is_what_make_generate_writes() -> None:
-    assert (_ROOT / "crds" / FILE_NAME).read_text(encoding="utf-8") == text(), "run `make generate`"
+    for directory in ("crds", "charts/nats-requeue/files"):
+        assert (_ROOT / directory / FILE_NAME).read_text(encoding="utf-8") == text(), "run `make generate`"
 
 
 def test_file_fits_into_the_annotation_of_kubectl_apply_several_times() -> None:

@@ -1,0 +1,31 @@
+"""The operator's rights: the rules that the Helm chart ships, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+_RULES: Final = yaml.safe_load(
+    (Path(__file__).parents[2] / "charts/nats-requeue/files/rules.yaml").read_text(encoding="utf-8")
+)
+_API: Final = "rbac.authorization.k8s.io"
+
+IN_A_NAMESPACE: Final[list[dict[str, Any]]] = _RULES["namespaced"]
+"""What it needs in each namespace that it looks after."""
+IN_ALL: Final[list[dict[str, Any]]] = [*IN_A_NAMESPACE, *_RULES["cluster"]]
+"""What it needs to look after all namespaces."""
+
+
+def cluster_rights(user: str) -> str:
+    """A ClusterRole with all its rules, bound to a user: YAML."""
+    role = {"kind": "ClusterRole", "apiVersion": f"{_API}/v1", "metadata": {"name": user}, "rules": IN_ALL}
+    binding = {
+        "kind": "ClusterRoleBinding",
+        "apiVersion": f"{_API}/v1",
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": _API, "kind": "ClusterRole", "name": user},
+        "subjects": [{"apiGroup": _API, "kind": "User", "name": user}],
+    }
+    return yaml.safe_dump_all([role, binding])

@@ -1,0 +1,69 @@
+"""The chart on an API server: what helm installs is taken, is enough for an operator, and leaves what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operating import Operator, children, create_queue, has_condition
+from tests.cluster.specs import path
+from tests.helm import CHART, helm_at
+
+_CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/requeuequeues.requeue.dev"
+_IMAGE = "image.repository=registry.example/nats-requeue"
+_SWITCHES = tuple(f"{each}.enabled=true" for each in ("networkPolicy", "podDisruptionBudget"))
+
+
+def _kubeconfig_of_account(cluster: ControlPlane, namespace: str, directory: Path) -> Path:
+    token = cluster.kubectl("create", "token", "rq-nats-requeue", "-n", namespace).stdout.strip()
+    document = yaml.safe_load(cluster.kubeconfig().read_text())
+    document["users"][0]["user"] = {"token": token}
+    file = directory / "account.kubeconfig"
+    file.write_text(yaml.safe_dump(document))
+    file.chmod(0o600)
+    return file
+
+
+def test_install_serve_upgrade_uninstall(cluster: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    helm = helm_at(tmp_path)
+    there = (f"--kubeconfig={cluster.kubeconfig()}", "--namespace", namespace)
+    # The CRD is there already, as after `kubectl apply -f crds/`.
+    done = helm("install", "rq", str(CHART), *there, "--set", _IMAGE, "--take-ownership")
+    assert done.returncode == 0, done.stderr
+    assert f"in namespace {namespace}, and in no other" in done.stdout
+
+    # Restricted Pod Security is enforced in the namespace.
+    pods = f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/instance=rq"
+    cluster.until("the operator's pod is let in", lambda: len(cluster.get(pods)["items"]) == 1)
+
+    operator = Operator("requeue-operator", tmp_path / "operator.log")
+    operator.start(_kubeconfig_of_account(cluster, namespace, tmp_path), namespace)
+    with operator:
+        create_queue(cluster, namespace, networkPolicy={"enabled": True})
+        cluster.until("it is reconciled", lambda: has_condition(cluster, namespace, "Reconciling", "True"))
+        assert "statefulsets/orders" in children(cluster, namespace)
+        fleet = f"/apis/apps/v1/namespaces/{namespace}/statefulsets/orders"
+        before = cluster.get(fleet)["metadata"]["uid"], cluster.get(fleet)["spec"]
+
+        sets = [word for each in (_IMAGE, *_SWITCHES, "image.tag=0.2.0") for word in ("--set", each)]
+        done = helm("upgrade", "rq", str(CHART), *there, *sets)
+        assert done.returncode == 0, done.stderr
+        assert (cluster.get(fleet)["metadata"]["uid"], cluster.get(fleet)["spec"]) == before
+    installed = [each for each in yaml.safe_load_all(helm("get", "manifest", "rq", *there).stdout) if each]
+    # But for the CRD: this kubectl would write its own annotation anew, for `kubectl apply` came first.
+    ours = yaml.safe_dump_all(each for each in installed if each["kind"] != "CustomResourceDefinition")
+    drift = cluster.kubectl("diff", "--server-side", "--force-conflicts", "-f", "-", stdin=ours, check=False)
+    assert drift.returncode == 0, drift.stdout[-4000:] + drift.stderr
+
+    done = helm("uninstall", "rq", *there)
+    assert done.returncode == 0, done.stderr
+    deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/rq-nats-requeue"
+    cluster.until("the operator is gone", lambda: cluster.get(deployment) is None)
+    assert "deletionTimestamp" not in cluster.get(_CRD)["metadata"]
+    assert "deletionTimestamp" not in cluster.get(path(namespace, "orders"))["metadata"]
+    assert cluster.get(fleet)["metadata"]["uid"] == before[0]
+    done = helm("install", "rq", str(CHART), *there, "--set", _IMAGE)
+    assert done.returncode == 0, f"it does not take up what it left: {done.stderr}"
+    assert helm("uninstall", "rq", *there).returncode == 0

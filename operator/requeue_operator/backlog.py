@@ -21,7 +21,8 @@ _CONNECTED: Final = "requeue_nats_connected"
 _PENDING: Final = "requeue_pending_messages"
 _DEAD: Final = "requeue_dead_letter_messages"
 _NEXT_DUE: Final = "requeue_next_due_timestamp_seconds"
-_WANTED: Final = (_CONNECTED, _PENDING, _DEAD, _NEXT_DUE)
+_INTAKE: Final = "requeue_intake_enabled"
+_WANTED: Final = (_CONNECTED, _INTAKE, _PENDING, _DEAD, _NEXT_DUE)
 
 
 class Unreadable(ValueError):
@@ -43,18 +44,27 @@ class Told:
 
     is_connected: bool
     queues: Mapping[str, QueueNumbers] = field(default_factory=dict)
+    takes_in: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is left, and nothing comes."""
+        return not self.takes_in and not any(each.pending or each.dead for each in self.queues.values())
 
 
 def read_metrics(text: str) -> Told:
     """A worker's metrics in Prometheus text format. Raises Unreadable."""
     wanted = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(_WANTED))
     connected: float | None = None
+    takes_in = True
     queues: dict[str, QueueNumbers] = {}
     try:
         for family in text_string_to_metric_families(wanted):
             for sample in family.samples:
                 if sample.name == _CONNECTED:
                     connected = sample.value
+                elif sample.name == _INTAKE:
+                    takes_in = sample.value != 0
                 else:
                     _note(
                         queues.setdefault(sample.labels["queue"], QueueNumbers()), sample.name, sample.value
@@ -63,7 +73,7 @@ def read_metrics(text: str) -> Told:
         raise Unreadable(f"no metrics of a worker: {error}") from None
     if connected is None:
         raise Unreadable(f"no metrics of a worker: {_CONNECTED} is not among them")
-    return Told(connected == 1, queues)
+    return Told(connected == 1, queues, takes_in)
 
 
 def _note(numbers: QueueNumbers, name: str, value: float) -> None:

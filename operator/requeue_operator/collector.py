@@ -141,6 +141,8 @@ class Collector:
             sum(reason is None for told, reason in answers.values() if told is not None),
             {name: reason for name, (_, reason) in sorted(answers.items()) if reason is not None},
             tuple(sorted(name for name, (told, _) in answers.items() if told is None)),
+            len(answers) == replicas > 0
+            and all(told is not None and told.is_empty for told, _ in answers.values()),
         )
         if answers or fleet.heard is not None:
             changed, fleet.heard = fleet.heard != heard, heard

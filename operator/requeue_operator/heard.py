@@ -20,6 +20,8 @@ class Heard:
     connected: int = 0
     disconnected: Mapping[str, str] = field(default_factory=dict)
     silent: tuple[str, ...] = ()
+    is_empty: bool = False
+    """Every worker that is asked for says that it takes nothing in, and has neither messages nor dead letters."""
 
 
 def nats_connected(heard: Heard, replicas: int) -> Finding:

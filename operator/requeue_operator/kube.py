@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -163,6 +163,22 @@ class Kube:
             "spec": {"resources": {"requests": {"storage": size}}},
         }
         await self._call("PATCH", _path_of(claim), body=body, content_type=_MERGE)
+
+    async def set_finalizers(self, live: Manifest, finalizers: Sequence[str]) -> Manifest:
+        """The object after it, if it was as it was read; KubeError with status 409 otherwise."""
+        metadata = live["metadata"]
+        body = {
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+            "finalizers": [*finalizers],
+        }
+        answer = await self._call("PATCH", _path_of(live), body={"metadata": body}, content_type=_MERGE)
+        return answer or live
+
+    async def namespace_goes(self, name: str) -> bool:
+        """Whether the namespace is being deleted."""
+        namespace = await self._call("GET", f"/api/v1/namespaces/{name}")
+        return namespace is None or "deletionTimestamp" in namespace["metadata"]
 
     async def delete(self, live: Manifest, *, unchanged: bool = False) -> None:
         """Delete this very object; one that was made anew under its name stays. `unchanged`: if it is as it was read."""

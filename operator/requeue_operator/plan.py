@@ -16,6 +16,7 @@ from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children import Manifest, Owner, children
 from requeue_operator.children.pod import WORKER
 from requeue_operator.drains import Drains, Scene, decide
+from requeue_operator.ending import Course, Ending, Release, course, release
 from requeue_operator.expansion import growing
 from requeue_operator.validation import InvalidSpec, NotBuilt, read_spec
 
@@ -36,6 +37,8 @@ class Observed:
     pods: tuple[Manifest, ...] = ()
     has_monitoring: bool = False
     """Whether the cluster knows PodMonitors."""
+    ending: Ending | None = None
+    """When its deletion waits for us."""
 
     @property
     def owner(self) -> Owner:
@@ -70,23 +73,47 @@ class Plan:
     image: str | None = None
     drains: Drains = field(default_factory=Drains)
     growing: tuple[Manifest, ...] = ()
+    course: Course | None = None
+    """Of a deletion that waits for us: how it goes on, and nothing but that is done ..."""
+    release: Release | None = None
+    """... until it does not wait any more."""
 
 
 def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
     """The actions that lead from `observed` to what its spec asks for."""
     try:
         spec = read_spec(observed.queue["spec"])
-    except NotBuilt as wrong:
-        return Plan(stall=Stall("NotBuilt", str(wrong)))
     except InvalidSpec as wrong:
-        return Plan(stall=Stall("InvalidSpec", str(wrong)))
-    live_set = observed.stateful_set
+        reason = "NotBuilt" if isinstance(wrong, NotBuilt) else "InvalidSpec"
+        stall = Stall(reason, str(wrong))
+        if observed.ending is None:
+            return Plan(stall=stall)
+        freed = release(observed.queue, None, None, observed.claims, observed.ending, now)
+        return Plan(stall=stall, release=freed)
+    live_set, ending = observed.stateful_set, observed.ending
+    way = None
+    if ending is not None:
+        freed = release(observed.queue, spec, live_set, observed.claims, ending, now)
+        if freed is not None:
+            return Plan(spec, release=freed)
+        way = course(observed.queue, spec, live_set, ending, now)
+        spec = spec.model_copy(update={"replicas": way.replicas})
     image = spec.image or _image_of(live_set) or default_image
     drains = decide(
-        Scene(observed.owner, spec, image, live_set, observed.claims, observed.jobs, observed.pods, now)
+        Scene(
+            observed.owner,
+            spec,
+            image,
+            live_set,
+            observed.claims,
+            observed.jobs,
+            observed.pods,
+            now,
+            ending_to=None if way is None else way.fleet,
+        )
     )
     if spec.paused:
-        return Plan(spec, image=image, drains=drains.without_actions())
+        return Plan(spec, image=image, drains=drains.without_actions(), course=way)
     held = spec.model_copy(update={"replicas": drains.replicas(spec.replicas, live_set)})
     shared = observed.children.get(("PersistentVolumeClaim", observed.owner.shared_claim))
     wanted = children(
@@ -95,6 +122,8 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
         image=image,
         volume_size=_volume_size(live_set),
         shared_size=None if shared is None else _size_of(shared),
+        intake=way is None,
+        is_emptied=way is not None and way.is_emptied,
     )
     wanted = [each for each in wanted if each["kind"] != "PodMonitor" or observed.has_monitoring]
     taken = [each for each in wanted if _is_foreign(observed, each)]
@@ -110,8 +139,8 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
         for key, live in observed.children.items()
         if key not in keys and _is_own(live, observed.owner) and not _is_going(live)
     )
-    grow = growing(observed.owner, spec, observed.claims)
-    return Plan(spec, unwanted, tuple(wanted), image=image, drains=drains, growing=grow)
+    grow = growing(observed.owner, spec, observed.claims) if way is None else ()
+    return Plan(spec, unwanted, tuple(wanted), image=image, drains=drains, growing=grow, course=way)
 
 
 def _key(manifest: Manifest) -> Key:

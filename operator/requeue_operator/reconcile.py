@@ -14,6 +14,7 @@ from typing import Final
 from requeue_operator.api import GROUP, KIND, VERSION
 from requeue_operator.children import MONITORING, Manifest, Owner
 from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
+from requeue_operator.ending import Ending, finalizers, holds, others
 from requeue_operator.expansion import TRY_AGAIN_S, Refusal, refusal
 from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
@@ -36,27 +37,41 @@ class Outcome:
 async def reconcile(
     kube: Kube, namespace: str, name: str, default_image: str, known: Known | None = None
 ) -> Outcome | None:
-    """Lead one RequeueQueue to what it asks for. None when it is gone or going: the garbage collector does the rest.
+    """Lead one RequeueQueue to what it asks for. None when it is gone, or going without our finalizer: the garbage
+    collector does the rest.
 
     Raises KubeError when the API server cannot be asked; a refusal of one action ends up in the status first.
     """
     queue = await kube.get(_API, KIND, namespace, name)
-    if queue is None or queue["metadata"].get("deletionTimestamp") is not None:
+    if queue is None or (_is_going(queue) and not holds(queue)):
         return None
+    known = known or Known()
     try:
-        observed = await _observe(kube, queue)
+        wanted = None if _is_going(queue) else finalizers(queue)
+        if wanted is not None:
+            queue = await kube.set_finalizers(queue, wanted)
+        observed = await _observe(kube, queue, known)
     except Forbidden as denied:
         return await _tell_forbidden(kube, queue, denied)
     planned = plan(observed, default_image, datetime.now(UTC))
+    if planned.release is not None:
+        await kube.set_finalizers(queue, others(queue))
+        why = planned.release
+        return Outcome(queue, [Event(why.is_warning, why.reason, why.message)])
+    heard = known
+
+    async def look_again() -> Drains:
+        return await _look_again(kube, queue, default_image, heard)
+
     stall, error, again_s = planned.stall, None, planned.drains.again_s
-    known = known or Known()
     if stall is None:
         try:
             observed = await _carry_out(kube, observed, planned)
-            await carry_out(kube, planned.drains, lambda: _look_again(kube, queue, default_image))
+            await carry_out(kube, planned.drains, look_again)
             refused = await _expand(kube, planned)
             trouble, look_s = await look_for_trouble(kube, observed, planned)
             again_s = min(again_s, look_s, TRY_AGAIN_S if refused else math.inf)
+            again_s = min(again_s, planned.course.again_s if planned.course else math.inf)
             known = replace(known, refused=refused)
             if trouble is not None and trouble.is_final:
                 stall = Stall(trouble.reason, trouble.message)
@@ -83,7 +98,11 @@ async def _tell_forbidden(kube: Kube, queue: Manifest, denied: Forbidden) -> Out
     return Outcome(queue, transitions(observed, status), denied)
 
 
-async def _observe(kube: Kube, queue: Manifest) -> Observed:
+def _is_going(queue: Manifest) -> bool:
+    return queue["metadata"].get("deletionTimestamp") is not None
+
+
+async def _observe(kube: Kube, queue: Manifest, known: Known) -> Observed:
     owner = Owner(queue["metadata"]["name"], queue["metadata"]["namespace"], queue["metadata"]["uid"])
     has_monitoring = await kube.serves(MONITORING, "PodMonitor")
     wanted = [
@@ -105,23 +124,34 @@ async def _observe(kube: Kube, queue: Manifest) -> Observed:
         kube.list("v1", "PersistentVolumeClaim", owner.namespace, owner.labels),
         kube.list("batch/v1", "Job", owner.namespace, {**owner.labels, **JOB_LABELS}),
     )
-    looks = concern(queue, live.get(("StatefulSet", owner.name)), claims, jobs)
+    ending = await _ending(kube, queue, known) if _is_going(queue) else None
+    looks = ending is not None or concern(queue, live.get(("StatefulSet", owner.name)), claims, jobs)
     # After the StatefulSet: a pod that is not there now was not made by a state of it that came before.
     pods = await kube.list("v1", "Pod", owner.namespace, {}) if looks else []
-    return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods), has_monitoring)
+    return Observed(queue, live, tuple(claims), tuple(jobs), tuple(pods), has_monitoring, ending)
+
+
+async def _ending(kube: Kube, queue: Manifest, known: Known) -> Ending:
+    namespace = queue["metadata"]["namespace"]
+    name = queue["spec"]["storage"].get("drainTo")
+    target = await kube.get(_API, KIND, namespace, name) if name else None
+    if target is not None and _is_going(target):
+        target = None
+    is_empty = known.heard is not None and known.heard.is_empty
+    return Ending(target, is_empty, await kube.namespace_goes(namespace))
 
 
 def _is_shared(queue: Manifest) -> bool:
     return bool(queue["spec"]["storage"].get("mode") == "Shared")
 
 
-async def _look_again(kube: Kube, queue: Manifest, default_image: str) -> Drains:
+async def _look_again(kube: Kube, queue: Manifest, default_image: str, known: Known) -> Drains:
     """The drains as live objects have them now; none when the RequeueQueue is another one, or going."""
     metadata = queue["metadata"]
     live = await kube.get(_API, KIND, metadata["namespace"], metadata["name"])
-    if live is None or live["metadata"]["uid"] != metadata["uid"] or "deletionTimestamp" in live["metadata"]:
+    if live is None or live["metadata"]["uid"] != metadata["uid"] or (_is_going(live) and not holds(live)):
         return Drains()
-    return plan(await _observe(kube, live), default_image, datetime.now(UTC)).drains
+    return plan(await _observe(kube, live, known), default_image, datetime.now(UTC)).drains
 
 
 async def _carry_out(kube: Kube, observed: Observed, planned: Plan) -> Observed:

@@ -206,8 +206,17 @@ def _storage(observed: Observed, plan: Plan, known: Known) -> list[Finding]:
         return []
     return [
         expansion.report(observed.owner, plan.spec, observed.claims, known.refused),
-        report(plan.drains),
+        _drains(plan),
     ]
+
+
+def _drains(plan: Plan) -> Finding:
+    """Of a deletion that waits, its course; but what keeps a volume from being drained is told before."""
+    drained = report(plan.drains)
+    if plan.course is None or is_alarming(drained.reason):
+        return drained
+    text = drained.message if drained.reason == "Draining" else ""
+    return Finding("Drained", False, plan.course.reason, "; ".join(filter(None, (plan.course.told, text))))
 
 
 def _claims(observed: Observed) -> dict[str, Manifest]:

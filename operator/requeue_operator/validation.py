@@ -35,6 +35,10 @@ def read_spec(spec: Mapping[str, Any]) -> RequeueQueueSpec:
         sentence for at, queue in enumerate(read.queues) for sentence in _against_defaults(read, at, queue)
     ]
     wrong += refusals(read.pod_template)
+    if read.storage.mode == "Shared" and read.storage.on_delete == "Drain":
+        wrong.append(
+            "spec.storage.onDelete: the one volume of mode Shared is not drained; write Retain or Delete"
+        )
     if wrong:
         raise InvalidSpec(wrong)
     missing = _not_built(read)
@@ -56,8 +60,6 @@ def _against_defaults(spec: RequeueQueueSpec, at: int, queue: NamedQueuePolicy) 
 def _not_built(spec: RequeueQueueSpec) -> list[str]:
     wanted = {
         "spec.shards: this release runs one process in each pod; write 1": spec.shards > 1,
-        "spec.storage.onDelete: this release cannot drain; write Retain or Delete": spec.storage.on_delete
-        == "Drain",
     }
     return [sentence for sentence, is_wanted in wanted.items() if is_wanted]
 

@@ -74,8 +74,11 @@ class FakeBroker:
         self.connected = True
         self.connection += 1
 
-    async def subscribe(self, subject: str, group: str, intake: Consumer, replies: Consumer) -> None:
-        self.intake, self.replies = intake, replies
+    async def subscribe_replies(self, replies: Consumer) -> None:
+        self.replies = replies
+
+    async def subscribe_intake(self, subject: str, group: str, intake: Consumer) -> None:
+        self.intake = intake
         self._listener.connected(False)
         self._listener.taking()
 

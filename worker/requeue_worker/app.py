@@ -255,12 +255,13 @@ class Worker:
         self._replayer.inbox = self._answers.inbox = self._broker.inbox_prefix
         for subject, answer in (*self._admin.endpoints.items(), *self._receiver.endpoints.items()):
             await self._broker.respond(subject, answer)
-        await self._broker.subscribe(
-            self.settings.subject,
-            self.settings.queue_group,
-            intake=lambda batch: self._ingest.on_messages(self._answers.check(batch)),
-            replies=self._replayer.on_replies,
-        )
+        await self._broker.subscribe_replies(self._replayer.on_replies)
+        if self.settings.intake:
+            await self._broker.subscribe_intake(
+                self.settings.subject,
+                self.settings.queue_group,
+                lambda batch: self._ingest.on_messages(self._answers.check(batch)),
+            )
         await self._broker.keep_subscribed()
 
     async def stop(self) -> None:

@@ -81,7 +81,8 @@ def _run(settings: Settings) -> None:
 
 def _say_ready(settings: Settings) -> None:
     with contextlib.suppress(OSError):  # who started us may have closed its end
-        line = f"ready: taking {settings.subject} as {settings.instance_id}, data in {settings.data_dir}"
+        taken = settings.subject if settings.intake else "nothing (intake: false)"
+        line = f"ready: taking {taken} as {settings.instance_id}, data in {settings.data_dir}"
         print(line, flush=True)
     event_loop.calm_collector()
 

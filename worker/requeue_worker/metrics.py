@@ -59,17 +59,21 @@ class Metrics:
         connected: Callable[[], bool],
         *,
         build_version: str | None = None,
+        intake: bool = True,
     ) -> None:
         self._counts = counts
         self._snapshot = snapshot
         self._connected = connected
+        self._intake = intake
         self._version = build_version if build_version is not None else version("nats-requeue")
         self._process = (ProcessCollector(registry=None), PlatformCollector(registry=None))
 
     def registry(self) -> CollectorRegistry:
         """A registry over a copy taken now. Call it on the event loop; use the result on any thread."""
         registry = CollectorRegistry()
-        registry.register(_Copy(self._counts, self._snapshot(), self._connected(), self._version))
+        registry.register(
+            _Copy(self._counts, self._snapshot(), self._connected(), self._version, self._intake)
+        )
         for collector in self._process:
             registry.register(collector)
         return registry
@@ -89,9 +93,14 @@ class _Copy(Collector):
     """All numbers at one moment, as metric families when asked."""
 
     def __init__(
-        self, counts: Counts, queues: Iterable[QueueSnapshot], connected: bool, build_version: str
+        self,
+        counts: Counts,
+        queues: Iterable[QueueSnapshot],
+        connected: bool,
+        build_version: str,
+        intake: bool,
     ) -> None:
-        self._connected, self._version = connected, build_version
+        self._connected, self._version, self._intake = connected, build_version, intake
         self._totals = (
             ("requeue_intake_messages_total", "Messages on disk and acknowledged.", counts.intake_messages),
             ("requeue_intake_bytes_total", "Wire bytes of the messages taken in.", counts.intake_bytes),
@@ -169,6 +178,11 @@ class _Copy(Collector):
         yield build
         yield GaugeMetricFamily(
             "requeue_nats_connected", "1 while the worker is connected to NATS.", value=int(self._connected)
+        )
+        yield GaugeMetricFamily(
+            "requeue_intake_enabled",
+            "0 when the worker is told to take no messages.",
+            value=int(self._intake),
         )
         for name, text, total in self._totals:
             yield CounterMetricFamily(name, text, value=total)

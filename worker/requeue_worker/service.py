@@ -78,7 +78,7 @@ async def _serve_http(address: str, worker: Worker, started: asyncio.Event, stac
     def snapshot() -> Iterable[QueueSnapshot]:
         return worker.reporter.snapshot() if started.is_set() else ()
 
-    metrics = Metrics(worker.counts, snapshot, lambda: worker.nats_connected)
+    metrics = Metrics(worker.counts, snapshot, lambda: worker.nats_connected, intake=worker.settings.intake)
     http = HttpServer(address, live=worker.live, ready=worker.ready, registry=metrics.registry)
     await http.start()
     stack.push_async_callback(http.close)

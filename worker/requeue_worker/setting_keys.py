@@ -29,6 +29,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "data_dir": "--data-dir",
     "subject": "--subject",
     "queue_group": "--queue-group",
+    "intake": "--intake",
     "instance_id": "--instance-id",
     "fleet": "--fleet",
     "http": "--http",

@@ -101,6 +101,9 @@ class Settings(Section):
     nats: NatsSettings = Field(default_factory=NatsSettings)
     subject: str = Field(default=INTAKE_DEFAULT, description="Intake subject; may end in a wildcard.")
     queue_group: str = Field(default=QUEUE_GROUP, description="Queue group of the intake subscription.")
+    intake: bool = Field(
+        default=True, description="Whether new messages are taken; without, pending ones go out."
+    )
     http: Annotated[str | None, BeforeValidator(_port_as_text)] = Field(
         default=None, description="HOST:PORT for probes and metrics; off unless given."
     )

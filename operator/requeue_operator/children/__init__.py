@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from requeue_operator.api import RequeueQueueSpec
-from requeue_operator.children.naming import Manifest, Owner
+from requeue_operator.children.naming import EMPTIED, Manifest, Owner
 from requeue_operator.children.overrides import overridden
 from requeue_operator.children.pod import pod_template
 from requeue_operator.children.worker_config import FILE, HTTP_PORT, config_text
@@ -28,9 +28,12 @@ def children(
     image: str,
     volume_size: str | None = None,
     shared_size: str | None = None,
+    intake: bool = True,
+    is_emptied: bool = False,
 ) -> list[Manifest]:
     """Every child, in the order to apply. `volume_size` goes over the spec's where a StatefulSet has it already,
     since its claim templates cannot change; `shared_size` where the shared claim is there, which grows by itself.
+    Without `intake` workers only deliver; `is_emptied` is noted at the StatefulSet.
     """
     monitor = [_pod_monitor(owner)] if spec.pod_monitor.enabled else []
     policy = [_network_policy(owner, spec)] if spec.network_policy.enabled else []
@@ -43,7 +46,7 @@ def children(
         *monitor,
         _disruption_budget(owner),
         *([_shared_claim(owner, spec, shared_size)] if spec.storage.mode == "Shared" else []),
-        _stateful_set(owner, spec, image, volume_size or spec.storage.size),
+        _stateful_set(owner, spec, image, volume_size or spec.storage.size, intake, is_emptied),
     ]
 
 
@@ -114,16 +117,21 @@ def _shared_claim(owner: Owner, spec: RequeueQueueSpec, live_size: str | None) -
     return claim
 
 
-def _stateful_set(owner: Owner, spec: RequeueQueueSpec, image: str, volume_size: str) -> Manifest:
+def _stateful_set(
+    owner: Owner, spec: RequeueQueueSpec, image: str, volume_size: str, intake: bool, is_emptied: bool
+) -> Manifest:
     content = {
         "replicas": spec.replicas,
         "serviceName": owner.name,
         "podManagementPolicy": "Parallel",  # immutable; and a worker that can't start holds no other one back
         "selector": {"matchLabels": owner.selector},
-        "template": overridden(pod_template(owner, spec, image), spec.pod_template),
+        "template": overridden(pod_template(owner, spec, image, intake=intake), spec.pod_template),
         **({} if spec.storage.mode == "Shared" else _claim_of_each_pod(owner, spec, volume_size)),
     }
-    return owner.child("apps/v1", "StatefulSet", owner.name, spec=content)
+    made = owner.child("apps/v1", "StatefulSet", owner.name, spec=content)
+    if is_emptied:
+        made["metadata"]["annotations"] = {EMPTIED: "true"}
+    return made
 
 
 def _claim_of_each_pod(owner: Owner, spec: RequeueQueueSpec, volume_size: str) -> Manifest:

@@ -9,6 +9,8 @@ from requeue_operator.api import GROUP, KIND, VERSION
 
 MANAGER: Final = "requeue-operator"
 """Field manager of server-side apply, and the label `app.kubernetes.io/managed-by`. Never changes."""
+EMPTIED: Final = "requeue.dev/emptied"
+"""On the StatefulSet of a RequeueQueue that is being deleted: its workers had nothing left, and stay away."""
 OWN_LABELS: Final = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/managed-by")
 
 Manifest = dict[str, Any]

@@ -31,8 +31,8 @@ _USER: Final = 65532
 _BEYOND_GRACE_S: Final = 15
 
 
-def pod_template(owner: Owner, spec: RequeueQueueSpec, image: str) -> Manifest:
-    """metadata and spec of the pods."""
+def pod_template(owner: Owner, spec: RequeueQueueSpec, image: str, *, intake: bool = True) -> Manifest:
+    """metadata and spec of the pods. Without `intake` they take in no new messages."""
     spread = [
         {
             "maxSkew": 1,
@@ -58,13 +58,13 @@ def pod_template(owner: Owner, spec: RequeueQueueSpec, image: str) -> Manifest:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "topologySpreadConstraints": spread,
-            "containers": [_worker(spec, image)],
+            "containers": [_worker(spec, image, intake)],
             "volumes": _volumes(owner, spec),
         },
     }
 
 
-def _worker(spec: RequeueQueueSpec, image: str) -> Manifest:
+def _worker(spec: RequeueQueueSpec, image: str, intake: bool) -> Manifest:
     mounts: list[dict[str, Any]] = [
         {"name": "data", "mountPath": DATA_DIR},
         {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
@@ -77,7 +77,8 @@ def _worker(spec: RequeueQueueSpec, image: str) -> Manifest:
         "name": WORKER,
         "image": image,
         "command": ["requeue-worker"],
-        "args": ["run", "--config", f"{CONFIG_DIR}/{FILE}"],
+        # A flag, not the ConfigMap: a pod with it is known to go by it.
+        "args": ["run", "--config", f"{CONFIG_DIR}/{FILE}", *([] if intake else ["--intake", "false"])],
         "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
         "volumeMounts": mounts,
         "securityContext": RESTRICTED,

@@ -49,6 +49,13 @@ class Scene:
     jobs: tuple[Manifest, ...]
     pods: tuple[Manifest, ...]
     now: datetime
+    ending_to: str | None = None
+    """Of a RequeueQueue that is being deleted: the UID of the one whose workers take over everything."""
+
+    @property
+    def fleet(self) -> str:
+        """To whom messages are handed."""
+        return self.ending_to or self.owner.uid
 
 
 def concern(queue: Manifest, live_set: Manifest | None, claims: list[Manifest], jobs: list[Manifest]) -> bool:
@@ -121,7 +128,7 @@ class _View:
         self._outcome = None
         if self._job is not None:
             own = [pod for pod in self._drain_pods if _is_of(pod, self._job)]
-            self._outcome = outcome(self._job, own, claim, scene.owner.uid)
+            self._outcome = outcome(self._job, own, claim, scene.fleet)
 
     @property
     def is_running(self) -> bool:
@@ -136,6 +143,8 @@ class _View:
     def _is_wanted(self) -> bool:
         """Somebody has to be left who can take it."""
         spec = self._scene.spec
+        if self._scene.ending_to is not None:
+            return spec.replicas <= self.claim.ordinal
         drains = spec.storage.on_scale_down == "Drain" and spec.storage.mode == "PerPod"
         return drains and 1 <= spec.replicas <= self.claim.ordinal
 
@@ -189,8 +198,9 @@ class _View:
                     State.DRAINING, f"waits until fewer than {_AT_ONCE} others are drained"
                 )
                 return _Step(None, waits, _LOOK_EVERY_S)
-            owner, spec, image = self._scene.owner, self._scene.spec, self._scene.image
-            return _Step(Run(drain_job(owner, spec, image, claim, str(claim.nonce))), told)
+            scene = self._scene
+            job = drain_job(scene.owner, scene.spec, scene.image, claim, str(claim.nonce), scene.fleet)
+            return _Step(Run(job), told)
         if not _is_own(job, self._scene.owner):
             text = f"Job {job['metadata']['name']} belongs to something else; delete it"
             return _Step(None, self._progress(State.FAILED, text, "NameTaken"), _LOOK_EVERY_S)

@@ -26,8 +26,12 @@ def job_name(owner: Owner, claim: Claim) -> str:
     return f"{owner.name}-drain-{claim.ordinal}"
 
 
-def drain_job(owner: Owner, spec: RequeueQueueSpec, image: str, claim: Claim, nonce: str) -> Manifest:
-    """The manifest. It runs once: whether to try again is judged on what it told."""
+def drain_job(
+    owner: Owner, spec: RequeueQueueSpec, image: str, claim: Claim, nonce: str, fleet: str
+) -> Manifest:
+    """The manifest. It runs once: whether to try again is judged on what it told. `fleet`: whose workers are to take the
+    messages.
+    """
     job = owner.child("batch/v1", "Job", job_name(owner, claim))
     labels = {**owner.labels, **JOB_LABELS}
     job["metadata"] |= {"labels": labels, "annotations": {NONCE: nonce}}
@@ -38,7 +42,7 @@ def drain_job(owner: Owner, spec: RequeueQueueSpec, image: str, claim: Claim, no
         "name": CONTAINER,
         "args": [
             *("drain", "--config", f"{CONFIG_DIR}/{FILE}", "--data-dir", DATA_DIR),
-            *("--fleet", owner.uid, "--nonce", nonce, "--proof-file", PROOF_FILE),
+            *("--fleet", fleet, "--nonce", nonce, "--proof-file", PROOF_FILE),
         ],
         "terminationMessagePath": PROOF_FILE,
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -9,7 +9,7 @@ from requeue_operator.finding import Finding
 
 _TYPE: Final = "Drained"
 _TOLD: Final = 5
-_GOES_ITS_WAY: Final = ("Fine", "Retained", "Draining")
+_GOES_ITS_WAY: Final = ("Fine", "Retained", "Draining", "Deleting")
 
 
 def report(drains: Drains) -> Finding:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.errors import NoRespondersError
 from requeue_worker import faults
 from requeue_worker.drain.drain import Drain, Options
 from requeue_worker.drain.link import Link
@@ -148,6 +149,27 @@ async def test_a_drained_volume_is_drained_also_without_a_survivor(
     await worker.stop()
     again = await drain(volume, nats_server)
     assert (again.handed_over, again.remaining, again.exit_code) == (0, 0, 0)
+
+
+async def test_a_worker_that_takes_nothing_in_delivers_all_and_leaves_an_empty_volume(
+    start: StartWorker, nats_server: NatsServer, nc: Client, tmp_path: Path
+) -> None:
+    worker = await start()
+    for number in range(5):
+        await worker.publish("job", b"%d" % number, delay_ns=3600 * S)
+    await worker.stop()
+
+    handler = await Handler.listen(nc, "job", lambda msg: msg.respond(b""))
+    worker = await start(intake=False)
+    with pytest.raises(NoRespondersError):
+        await nc.request("requeue.x", b"", timeout=10)
+    await worker.forward(3600 * S)
+    for _ in range(5):
+        await handler.next()
+    await until(lambda: worker.queue().pending == 0)
+    await worker.stop()
+    proof = await drain(tmp_path / "data", nats_server)
+    assert (proof.handed_over, proof.remaining, proof.exit_code) == (0, 0, 0)
 
 
 async def test_limits_of_queues_do_not_apply(

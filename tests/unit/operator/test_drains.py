@@ -39,7 +39,7 @@ def _begun(nonce: str = _NONCE, of: str = "set.7", **marks: str) -> Manifest:
 def _job(
     nonce: str = _NONCE, *, name: str = "orders-drain-1", finished: str = "", going: bool = False
 ) -> Manifest:
-    job = drain_job(OWNER, read(), "requeue:1", Claim(_claim(), 1), nonce)
+    job = drain_job(OWNER, read(), "requeue:1", Claim(_claim(), 1), nonce, OWNER.uid)
     job["metadata"] |= {"uid": "job", "name": name, "creationTimestamp": "2026-01-02T03:00:00Z"}
     if going:
         job["metadata"]["deletionTimestamp"] = "2026-01-02T03:00:00Z"
@@ -274,7 +274,7 @@ def test_the_job_is_the_workers_pod_with_a_drain_in_it() -> None:
             }
         }
     )
-    template = drain_job(OWNER, spec, "requeue:1", Claim(_claim(), 1), _NONCE)["spec"]["template"]
+    template = drain_job(OWNER, spec, "requeue:1", Claim(_claim(), 1), _NONCE, OWNER.uid)["spec"]["template"]
     (container,) = template["spec"]["containers"]
     assert container["args"][:1] == ["drain"]
     assert container["args"][-6:] == [
@@ -293,7 +293,7 @@ def test_requeue_worker_takes_the_command(tmp_path: Any) -> None:
     from requeue_worker.cli import main
 
     (tmp_path / FILE).write_text(config_text(OWNER, read()), encoding="utf-8")
-    job = drain_job(OWNER, read(), "requeue:1", Claim(_claim(), 1), _NONCE)
+    job = drain_job(OWNER, read(), "requeue:1", Claim(_claim(), 1), _NONCE, OWNER.uid)
     args = job["spec"]["template"]["spec"]["containers"][0]["args"]
     places = {
         "/etc/requeue/config/worker.yaml": str(tmp_path / FILE),

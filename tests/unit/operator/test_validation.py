@@ -44,7 +44,6 @@ def test_contradictions_are_named_with_their_place(given: dict[str, Any], senten
     ("given", "what"),
     [
         ({"shards": 2}, "spec.shards"),
-        ({"storage": {"size": "1Gi", "onDelete": "Drain"}}, "spec.storage.onDelete"),
     ],
 )
 def test_what_is_not_built_yet_is_said(given: dict[str, Any], what: str) -> None:

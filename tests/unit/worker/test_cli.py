@@ -118,6 +118,7 @@ def test_every_flag_reaches_the_setting_that_it_stands_for() -> None:
         "--server": "http://x",
         "--subject": ">",
         "--queue-group": "a b",
+        "--intake": "perhaps",
         "--instance-id": "a/b",
         "--fleet": "a/b",
         "--http": "x",

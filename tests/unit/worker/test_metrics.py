@@ -163,5 +163,5 @@ def test_every_name_says_what_it_is_and_in_which_unit() -> None:
         if not family.name.startswith("requeue_"):
             continue
         assert family.documentation.endswith((".", "."))
-        unit = ("_bytes", "_seconds", "_messages", "_info", "_connected", "_full")
+        unit = ("_bytes", "_seconds", "_messages", "_info", "_connected", "_full", "_enabled")
         assert family.type == "counter" or family.name.endswith(unit), family.name

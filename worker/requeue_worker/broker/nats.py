@@ -77,9 +77,8 @@ class Broker:
         self.inbox_prefix = self._client.new_inbox().encode() + b"."
         log.info("connected to NATS", extra={"server": self.server, "login": way_of(self._settings)})
 
-    async def subscribe(self, subject: str, queue_group: str, intake: Consumer, replies: Consumer) -> None:
-        """Subscribe the reply inbox and the intake. The listener hears when they stand."""
-        await self.subscribe_replies(replies)
+    async def subscribe_intake(self, subject: str, queue_group: str, intake: Consumer) -> None:
+        """Subscribe the intake. The listener hears when it stands."""
         await self._subscriptions.add_intake(subject, queue_group, intake)
 
     async def subscribe_replies(self, replies: Consumer) -> None:

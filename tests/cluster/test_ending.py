@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +19,11 @@ from tests.cluster.operating import (
     claims,
     condition,
     create_queue,
+    make_pods_ready,
     patch_spec,
 )
 from tests.cluster.specs import path, requeue_queue
+from tests.servers import NatsServer, WorkerFactory
 
 
 @pytest.fixture
@@ -87,6 +90,31 @@ def test_it_waits_without_intake_and_another_mind_lets_it_go(
     patch_spec(cluster, namespace, storage={"onDelete": "Retain"})
     _until_gone(cluster, namespace)
     assert claims(cluster, namespace) == ["data-orders-0", "data-orders-1"]
+
+
+async def test_when_its_worker_has_nothing_left_it_goes_and_its_volume_on_a_proof(
+    cluster: ControlPlane,
+    namespace: str,
+    nats_server: NatsServer,
+    worker_factory: WorkerFactory,
+) -> None:
+    _make(cluster, namespace, 1)
+    _delete(cluster, namespace)
+    cluster.until("nothing is taken in", lambda: _args(cluster, namespace)[-2:] == ["--intake", "false"])
+    address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
+    worker_factory(nats_server, "--http", f"{address}:8080", "--intake", "false")
+
+    def is_emptied() -> bool:
+        if replicas_of_set(cluster, namespace) != 0:
+            make_pods_ready(cluster, namespace, 1, address=address)
+        return replicas_of_set(cluster, namespace) == 0
+
+    cluster.until("the worker goes", is_emptied)
+    assert claims(cluster, namespace) == ["data-orders-0"]
+    own = cluster.get(path(namespace, "orders"))["metadata"]["uid"]
+    assert _hand_over(cluster, namespace, "data-orders-0") == [own]
+    _until_gone(cluster, namespace)
+    assert claims(cluster, namespace) == []
 
 
 def test_with_a_target_each_volume_goes_on_its_proof_and_then_all(

@@ -16,6 +16,8 @@ class Endpoint:
         self.address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
         self.pending = pending
         self.is_connected = True
+        self.takes_in = True
+        self.dead = 0
         self.asked = 0
         self._runner: web.AppRunner
 
@@ -37,6 +39,8 @@ class Endpoint:
     async def _metrics(self, _: web.Request) -> web.Response:
         self.asked += 1
         lines = [f"requeue_nats_connected {int(self.is_connected)}", "requeue_commits_total 7"]
+        lines += [f"requeue_intake_enabled {int(self.takes_in)}"]
+        lines += [f'requeue_dead_letter_messages{{queue="mail"}} {self.dead}']
         lines += [f'requeue_pending_messages{{queue="{name}"}} {n}' for name, n in self.pending.items()]
         return web.Response(text="\n".join(lines) + "\n")
 

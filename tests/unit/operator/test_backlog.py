@@ -18,7 +18,7 @@ _NUMBERS = st.builds(
     st.integers(0, 10**9),
     st.none() | st.integers(0, 4 * 10**9).map(float),
 )
-_TOLD = st.builds(Told, st.booleans(), st.dictionaries(_NAMES, _NUMBERS, max_size=30))
+_TOLD = st.builds(Told, st.booleans(), st.dictionaries(_NAMES, _NUMBERS, max_size=30), st.booleans())
 
 
 def _snapshot(name: str, numbers: QueueNumbers) -> QueueSnapshot:
@@ -33,6 +33,7 @@ def test_what_a_worker_exposes_is_read_as_it_was_meant(told: Told) -> None:
         lambda: [_snapshot(name, each) for name, each in told.queues.items()],
         lambda: told.is_connected,
         build_version="1",
+        intake=told.takes_in,
     )
     assert read_metrics(generate_latest(metrics.registry()).decode()) == told
 

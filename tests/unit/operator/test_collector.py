@@ -78,6 +78,23 @@ async def test_a_backlog_is_written_when_it_is_another_one(scene: Scene) -> None
         assert scene.pokes == 1
 
 
+async def test_a_fleet_is_empty_when_each_worker_says_so_and_takes_nothing_in(scene: Scene) -> None:
+    async with Endpoint(mail=0) as first, Endpoint(mail=0) as second:
+        first.takes_in = False
+        scene.start(first, second)
+        await until(lambda: scene.heard() == Heard(connected=2), timeout_s=60)
+        second.takes_in, second.pending["mail"] = False, 1
+        await scene.until_asked(second)
+        assert scene.heard() == Heard(connected=2)
+        second.pending["mail"], second.dead = 0, 1
+        await scene.until_asked(second)
+        assert scene.heard() == Heard(connected=2)
+        second.dead = 0
+        await until(lambda: scene.heard() == Heard(connected=2, is_empty=True), timeout_s=60)
+        scene.collector.see_pod(*_KEY, "orders-1", None)
+        await until(lambda: scene.heard() == Heard(connected=1), timeout_s=60)
+
+
 async def test_what_stands_in_the_status_already_is_not_written_again(scene: Scene) -> None:
     async with Endpoint(mail=3) as worker:
         queues = [{"name": "mail", "pending": 3, "dead": 0}]

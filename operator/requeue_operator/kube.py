@@ -58,6 +58,10 @@ class Forbidden(KubeError):
     """RBAC does not allow it: needs somebody's hand."""
 
 
+class NamespaceGoes(KubeError):
+    """Nothing can be made any more: the namespace is being deleted, and all that is in it."""
+
+
 class Rejected(KubeError):
     """The API server takes no such object: needs another spec, or a quota."""
 
@@ -249,6 +253,8 @@ def _decoded(status: int, content: bytes) -> Manifest | None:
     message = str(document.get("message") or document)
     if status == 404:
         return None
+    if status == 403 and "because it is being terminated" in message:
+        raise NamespaceGoes(status, message)
     if status == 403:
         # A quota that is used up is refused with the same status.
         raise (Rejected if "exceeded quota" in message else Forbidden)(status, message)

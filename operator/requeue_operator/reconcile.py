@@ -16,7 +16,7 @@ from requeue_operator.children import MONITORING, Manifest, Owner
 from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
 from requeue_operator.ending import Ending, finalizers, holds, others
 from requeue_operator.expansion import TRY_AGAIN_S, Refusal, refusal
-from requeue_operator.kube import Forbidden, Kube, KubeError, Rejected
+from requeue_operator.kube import Forbidden, Kube, KubeError, NamespaceGoes, Rejected
 from requeue_operator.plan import Observed, Plan, Stall, plan
 from requeue_operator.status import Event, Known, changed, status_of, transitions
 from requeue_operator.symptoms import look_for_trouble
@@ -77,6 +77,8 @@ async def reconcile(
                 stall = Stall(trouble.reason, trouble.message)
             elif trouble is not None:
                 known = replace(known, awaited=trouble.message)
+        except NamespaceGoes:
+            return Outcome(queue, [])  # no fault of anybody: its own deletion comes next
         except (Forbidden, Rejected) as denied:
             error = denied
             stall = _stall(denied)

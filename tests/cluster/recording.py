@@ -22,10 +22,10 @@ class Event(NamedTuple):
 
 
 class Recording:
-    """Of claims and pods, all namespaces."""
+    """Of claims and pods, or other kinds, all namespaces."""
 
-    def __init__(self, directory: Path) -> None:
-        self.files = {kind: directory / f"{kind}.events" for kind in ("pvc", "pods")}
+    def __init__(self, directory: Path, *kinds: str) -> None:
+        self.files = {kind: directory / f"{kind}.events" for kind in kinds or ("pvc", "pods")}
 
     def events(self, kind: str) -> list[Event]:
         """All so far; one that is half written is left for later."""
@@ -116,8 +116,8 @@ def _proofs(pod: dict[str, Any]) -> set[str]:
 
 
 @contextmanager
-def recorded(cluster: ControlPlane, directory: Path) -> Iterator[Recording]:
-    recording = Recording(directory)
+def recorded(cluster: ControlPlane, directory: Path, *kinds: str) -> Iterator[Recording]:
+    recording = Recording(directory, *kinds)
     watches = [cluster.watch(kind, file) for kind, file in recording.files.items()]
     try:
         yield recording

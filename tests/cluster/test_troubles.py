@@ -110,13 +110,13 @@ def test_a_quota_without_room_for_a_pod_is_told(cluster: ControlPlane, namespace
     _until_mended(cluster, namespace)
 
 
-@pytest.mark.parametrize("lacking", ["services", "statefulsets"])
+@pytest.mark.parametrize("lacking", ["services", "statefulsets", "pods", "jobs"])
 def test_a_permission_that_is_missing_is_told_and_used_when_it_is_there(
     cluster: ControlPlane, namespace: str, tmp_path: Path, lacking: str
 ) -> None:
     scarce = copy.deepcopy(IN_ALL)
     for rule in scarce:
-        # Of services it may not write any, of StatefulSets not even look at one.
+        # Of services it may not write any, of the others not even look at one.
         if lacking in rule["resources"] and lacking == "services":
             rule["resources"].remove(lacking)
             scarce.append({**rule, "resources": [lacking], "verbs": ["get", "list", "watch"]})

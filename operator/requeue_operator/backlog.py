@@ -56,15 +56,16 @@ def read_metrics(text: str) -> Told:
     """A worker's metrics in Prometheus text format. Raises Unreadable."""
     wanted = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(_WANTED))
     connected: float | None = None
-    takes_in = True
+    takes_in = said_intake = False
     queues: dict[str, QueueNumbers] = {}
     try:
         for family in text_string_to_metric_families(wanted):
             for sample in family.samples:
                 if sample.name == _CONNECTED:
-                    connected = sample.value
+                    connected = sample.value if connected is None else min(connected, sample.value)
                 elif sample.name == _INTAKE:
-                    takes_in = sample.value != 0
+                    takes_in = takes_in or sample.value != 0
+                    said_intake = True
                 else:
                     _note(
                         queues.setdefault(sample.labels["queue"], QueueNumbers()), sample.name, sample.value
@@ -73,16 +74,17 @@ def read_metrics(text: str) -> Told:
         raise Unreadable(f"no metrics of a worker: {error}") from None
     if connected is None:
         raise Unreadable(f"no metrics of a worker: {_CONNECTED} is not among them")
-    return Told(connected == 1, queues, takes_in)
+    # A worker of several shards says all of it once for each.
+    return Told(connected == 1, queues, takes_in or not said_intake)
 
 
 def _note(numbers: QueueNumbers, name: str, value: float) -> None:
     if name == _PENDING:
-        numbers.pending = int(value)
+        numbers.pending += int(value)
     elif name == _DEAD:
-        numbers.dead = int(value)
+        numbers.dead += int(value)
     elif name == _NEXT_DUE:
-        numbers.next_due_s = value
+        numbers.next_due_s = _earlier(numbers.next_due_s, value)
 
 
 def backlog_of(all_told: Iterable[Told]) -> Manifest:

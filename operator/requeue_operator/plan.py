@@ -18,7 +18,7 @@ from requeue_operator.children.pod import WORKER
 from requeue_operator.drains import Drains, Scene, decide
 from requeue_operator.ending import Course, Ending, Release, course, release
 from requeue_operator.expansion import growing
-from requeue_operator.validation import InvalidSpec, NotBuilt, read_spec
+from requeue_operator.validation import InvalidSpec, read_spec
 
 Key = tuple[str, str]
 """Kind and name of a child."""
@@ -84,8 +84,7 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
     try:
         spec = read_spec(observed.queue["spec"])
     except InvalidSpec as wrong:
-        reason = "NotBuilt" if isinstance(wrong, NotBuilt) else "InvalidSpec"
-        stall = Stall(reason, str(wrong))
+        stall = Stall("InvalidSpec", str(wrong))
         if observed.ending is None:
             return Plan(stall=stall)
         freed = release(observed.queue, None, None, observed.claims, observed.ending, now)

@@ -21,10 +21,6 @@ class InvalidSpec(Exception):
         super().__init__("; ".join(sentences))
 
 
-class NotBuilt(InvalidSpec):
-    """The spec asks for what this release of the operator cannot do yet."""
-
-
 def read_spec(spec: Mapping[str, Any]) -> RequeueQueueSpec:
     """The spec as a model, judged as the workers will judge it. Raises InvalidSpec."""
     try:
@@ -41,9 +37,6 @@ def read_spec(spec: Mapping[str, Any]) -> RequeueQueueSpec:
         )
     if wrong:
         raise InvalidSpec(wrong)
-    missing = _not_built(read)
-    if missing:
-        raise NotBuilt(missing)
     return read
 
 
@@ -55,13 +48,6 @@ def _against_defaults(spec: RequeueQueueSpec, at: int, queue: NamedQueuePolicy) 
             f"spec.queues[{at}] ({queue.name}) does not go with spec.defaults: {_text(error.errors()[0]['msg'])}"
         ]
     return []
-
-
-def _not_built(spec: RequeueQueueSpec) -> list[str]:
-    wanted = {
-        "spec.shards: this release runs one process in each pod; write 1": spec.shards > 1,
-    }
-    return [sentence for sentence, is_wanted in wanted.items() if is_wanted]
 
 
 def _sentences(error: ValidationError) -> list[str]:

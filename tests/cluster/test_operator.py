@@ -164,18 +164,20 @@ def test_nothing_is_changed_while_it_is_paused(cluster: ControlPlane, namespace:
 
 
 def test_events_tell_transitions_once(cluster: ControlPlane, namespace: str) -> None:
-    create_queue(cluster, namespace, shards=2)
-    cluster.until("it is stalled", lambda: has_condition(cluster, namespace, "Stalled", "True", "NotBuilt"))
+    create_queue(cluster, namespace, queues=[{"name": "a", "minBackoff": "2h"}])
+    cluster.until(
+        "it is stalled", lambda: has_condition(cluster, namespace, "Stalled", "True", "InvalidSpec")
+    )
     for replicas in (2, 3):
         patch_spec(cluster, namespace, replicas=replicas)
         cluster.until(
-            "it is looked at", lambda: has_condition(cluster, namespace, "Stalled", "True", "NotBuilt")
+            "it is looked at", lambda: has_condition(cluster, namespace, "Stalled", "True", "InvalidSpec")
         )
     events = f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name=orders"
     cluster.until("an event tells it", lambda: cluster.get(events)["items"])
     (event,) = cluster.get(events)["items"]
-    assert (event["type"], event["reason"]) == ("Warning", "NotBuilt")
-    assert "spec.shards" in event["message"]
+    assert (event["type"], event["reason"]) == ("Warning", "InvalidSpec")
+    assert "spec.queues[0]" in event["message"]
 
 
 def test_what_the_api_server_refuses_is_stalled_and_mended_by_itself(

@@ -65,10 +65,13 @@ def _run(settings: Settings) -> None:
     from requeue_worker.errors import DataDirError
     from requeue_worker.http import HttpListenError
     from requeue_worker.service import serve
+    from requeue_worker.shards import Supervisor
 
     nats = {"servers": settings.nats.redacted_servers, "subject": settings.subject}
     log.info("starting", extra={"version": version("nats-requeue"), "instance": settings.instance_id, **nats})
     try:
+        if settings.shards > 1:
+            sys.exit(event_loop.run(Supervisor(settings, sys.argv[1:], lambda: _say_ready(settings)).run()))
         event_loop.run(serve(settings, lambda: _say_ready(settings)))
     except DataDirError as error:
         _fail(EXIT_DATA, str(error))

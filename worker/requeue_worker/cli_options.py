@@ -32,6 +32,7 @@ _GROUPS: Final[Mapping[str, tuple[_Flag, ...]]] = {
         _Flag("nats.servers", "URL", "NATS server. Repeat it, or separate several by commas.", many=True),
         _Flag("data_dir", "DIR", "Parent directory of the data; this worker uses DIR/INSTANCE-ID."),
         _Flag("instance_id", "ID", "Name of this worker's directory: keep it across restarts."),
+        _Flag("shards", "N|auto", "Worker processes; ID.0, ID.1, ... are their directories."),
         _Flag("http", "HOST:PORT", "Serve /livez, /readyz and /metrics there."),
     ),
     "What": (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,6 +54,21 @@ class HttpListenError(OSError):
     """The address cannot be listened on; the text says which and why."""
 
 
+async def listening(app: web.Application, address: HttpAddress) -> tuple[web.AppRunner, HttpAddress]:
+    """Serve `app` there; the address has the port that was taken. Raises HttpListenError."""
+    from aiohttp import web  # noqa: PLC0415 - only when HTTP is on
+
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, address.host, address.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        reason = os.strerror(error.errno) if error.errno else str(error)  # loops add text of their own
+        raise HttpListenError(f"http: cannot listen on {address}: {reason}") from error
+    return runner, address._replace(port=runner.addresses[0][1])
+
+
 class HttpServer:
     """Serves the endpoints from `start` to `close`, on the running event loop.
 
@@ -60,9 +76,19 @@ class HttpServer:
     """
 
     def __init__(
-        self, address: str, *, live: Check, ready: Check, registry: Callable[[], CollectorRegistry]
+        self,
+        address: str | socket.socket,
+        *,
+        live: Check,
+        ready: Check,
+        registry: Callable[[], CollectorRegistry],
     ) -> None:
-        self.address = HttpAddress.parse(address)
+        self._socket = None if isinstance(address, str) else address
+        self.address = (
+            HttpAddress.parse(address)
+            if isinstance(address, str)
+            else HttpAddress(*address.getsockname()[:2])
+        )
         """Where it listens; after `start` with the port that was taken, when that was left open."""
         self._live = live
         self._ready = ready
@@ -78,16 +104,12 @@ class HttpServer:
         app.router.add_get("/livez", self._probe(self._live))
         app.router.add_get("/readyz", self._probe(self._ready))
         app.router.add_get("/metrics", self._metrics)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.address.host, self.address.port).start()
-        except OSError as error:
-            await runner.cleanup()
-            reason = os.strerror(error.errno) if error.errno else str(error)  # loops add text of their own
-            raise HttpListenError(f"http: cannot listen on {self.address}: {reason}") from error
-        self._runner = runner
-        self.address = self.address._replace(port=runner.addresses[0][1])
+        if self._socket is None:
+            self._runner, self.address = await listening(app, self.address)
+            return
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
 
     async def close(self) -> None:
         """Stop listening and end open connections, within a second. Safe to call twice, or before `start`."""

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 
@@ -21,6 +22,7 @@ from requeue_worker.control import Control
 from requeue_worker.counts import QueueSnapshot
 from requeue_worker.http import HttpServer
 from requeue_worker.settings import Settings
+from requeue_worker.shards import listener, watch_supervisor
 from requeue_worker.watcher import watch_settings
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,11 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     started = asyncio.Event()
     async with AsyncExitStack() as stack:
         # Left in reverse: the watch ends first, then the worker stops, and HTTP answers until it has.
-        if settings.http is not None:
-            await _serve_http(settings.http, worker, started, stack)
+        given = listener()
+        if given is not None:
+            watch_supervisor(stop.set)
+        if given is not None or settings.http is not None:
+            await _serve_http(given or settings.http or "", worker, started, stack)
         await stack.enter_async_context(worker)
         started.set()
         control = Control(settings.data_dir, settings.instance_id, worker.checkpoint)
@@ -72,7 +77,9 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-async def _serve_http(address: str, worker: Worker, started: asyncio.Event, stack: AsyncExitStack) -> None:
+async def _serve_http(
+    address: str | socket.socket, worker: Worker, started: asyncio.Event, stack: AsyncExitStack
+) -> None:
     from requeue_worker.metrics import Metrics  # noqa: PLC0415 - prometheus-client only when HTTP is on
 
     def snapshot() -> Iterable[QueueSnapshot]:

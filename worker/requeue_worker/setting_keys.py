@@ -31,6 +31,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "queue_group": "--queue-group",
     "intake": "--intake",
     "instance_id": "--instance-id",
+    "shards": "--shards",
     "fleet": "--fleet",
     "http": "--http",
     "nats.creds_file": "--creds",

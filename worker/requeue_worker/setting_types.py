@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -78,3 +80,17 @@ class Section(BaseModel):
         populate_by_name=True,
         alias_generator=lambda name: name.removesuffix("_ns"),
     )
+
+
+def read_shards(value: object) -> object:
+    """`auto` as the number of cores that this process may use."""
+    return usable_cores() if value == "auto" else value
+
+
+def usable_cores() -> int:
+    """Cores of this process: its affinity, or its cgroup's share (version 2) where that is less; at least 1."""
+    cores = float(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, float(quota) / float(period))
+    return max(1, int(cores))

@@ -37,6 +37,7 @@ from requeue_worker.setting_types import (
     Section,
     read_list,
     read_lower,
+    read_shards,
 )
 from requeue_worker.sources import check, keep_one_login, layer_environment, layer_file, layer_flags, merged
 
@@ -96,6 +97,9 @@ class Settings(Section):
         default_factory=socket.gethostname,
         validate_default=True,
         description="Name of this worker's directory; stable across restarts. Default: the host name.",
+    )
+    shards: Annotated[int, BeforeValidator(read_shards)] = Field(
+        default=1, ge=1, le=64, description="Worker processes, each with its own directory; auto: one a core."
     )
     fleet: Name = Field(default="default", description="Workers that may hand messages over to each other.")
     nats: NatsSettings = Field(default_factory=NatsSettings)

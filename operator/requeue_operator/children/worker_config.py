@@ -29,6 +29,8 @@ def worker_config(owner: Owner, spec: RequeueQueueSpec) -> dict[str, Any]:
     return {
         "data_dir": DATA_DIR,
         "fleet": owner.uid,
+        # Left out where it is the default: whoever has no shards is not restarted for them.
+        **({"shards": spec.shards} if spec.shards > 1 else {}),
         "subject": spec.subject,
         "queue_group": spec.queue_group,
         "http": f":{HTTP_PORT}",

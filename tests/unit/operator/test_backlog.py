@@ -10,6 +10,7 @@ from requeue_operator.api import LISTED_QUEUES, Backlog
 from requeue_operator.backlog import QueueNumbers, Told, Unreadable, backlog_of, read_metrics
 from requeue_worker.counts import Counts, QueueSnapshot
 from requeue_worker.metrics import Metrics
+from requeue_worker.shard_http import merged
 
 _NAMES = st.text("abcXYZ019_.-", min_size=1, max_size=6)
 _NUMBERS = st.builds(
@@ -36,6 +37,19 @@ def test_what_a_worker_exposes_is_read_as_it_was_meant(told: Told) -> None:
         intake=told.takes_in,
     )
     assert read_metrics(generate_latest(metrics.registry()).decode()) == told
+
+
+def test_what_the_shards_of_a_worker_say_is_added_up() -> None:
+    one = Told(True, {"a": QueueNumbers(3, 1, 50.0), "b": QueueNumbers(1, 0, None)}, False)
+    other = Told(False, {"a": QueueNumbers(4, 0, 40.0)}, True)
+
+    def text(told: Told) -> str:
+        queues = [_snapshot(name, each) for name, each in told.queues.items()]
+        metrics = Metrics(Counts(), lambda: queues, lambda: told.is_connected, intake=told.takes_in)
+        return generate_latest(metrics.registry()).decode()
+
+    read = read_metrics(merged({0: text(one), 1: text(other)}))
+    assert read == Told(False, {"a": QueueNumbers(7, 1, 40.0), "b": QueueNumbers(1, 0, None)}, True)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from requeue_operator.status import changed, status_of, transitions
 from tests.unit.operator.specs import OWNER, read
 
 _NOW = "2026-01-02T03:04:05Z"
+_WRONG = {"storage": {"size": "1Gi", "mode": "Shared", "onDelete": "Drain"}}
 
 
 def _observed(
@@ -111,7 +112,7 @@ def test_ready_is_never_said_for_a_change_that_the_controller_has_not_seen() -> 
 
 
 def test_of_the_three_conditions_of_kstatus_one_at_most_is_true() -> None:
-    for spec, live in (({}, ()), ({"shards": 2}, ()), ({"paused": True}, ()), ({"replicas": 0}, (_set({}),))):
+    for spec, live in (({}, ()), (_WRONG, ()), ({"paused": True}, ()), ({"replicas": 0}, (_set({}),))):
         found = _conditions(_observed(spec, live=live))
         assert [found[each][0] for each in ("Ready", "Reconciling", "Stalled")].count("True") == 1, found
 
@@ -138,11 +139,11 @@ def test_a_paused_requeuequeue_expands_nothing() -> None:
 
 
 def test_a_status_that_says_the_same_is_not_written_again() -> None:
-    first = _observed({"shards": 2})
+    first = _observed(_WRONG)
     planned = _planned(first)
     status = status_of(first, planned, planned.stall, _NOW)
-    assert [event.reason for event in transitions(first, status)] == ["NotBuilt"]
-    again = _observed({"shards": 2}, status=status)
+    assert [event.reason for event in transitions(first, status)] == ["InvalidSpec"]
+    again = _observed(_WRONG, status=status)
     later = status_of(again, planned, planned.stall, "2027-01-01T00:00:00Z")
     assert changed(again, later) == {}
     assert transitions(again, later) == []

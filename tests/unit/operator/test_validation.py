@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from requeue_operator.validation import InvalidSpec, NotBuilt, read_spec
+from requeue_operator.validation import InvalidSpec, read_spec
 
 _LEAST: dict[str, Any] = {"nats": {"servers": ["nats://nats:4222"]}, "storage": {"size": "1Gi"}}
 
@@ -40,13 +40,8 @@ def test_contradictions_are_named_with_their_place(given: dict[str, Any], senten
     assert any(sentence in each for each in wrong.value.sentences), wrong.value.sentences
 
 
-@pytest.mark.parametrize(
-    ("given", "what"),
-    [
-        ({"shards": 2}, "spec.shards"),
-    ],
-)
-def test_what_is_not_built_yet_is_said(given: dict[str, Any], what: str) -> None:
-    with pytest.raises(NotBuilt) as wrong:
-        read_spec({**_LEAST, **given})
-    assert wrong.value.sentences[0].startswith(what)
+def test_the_one_volume_of_all_pods_is_not_drained() -> None:
+    with pytest.raises(
+        InvalidSpec, match=r"spec\.storage\.onDelete: the one volume of mode Shared is not drained"
+    ):
+        read_spec({**_LEAST, "storage": {"size": "1Gi", "mode": "Shared", "onDelete": "Drain"}})

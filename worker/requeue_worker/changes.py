@@ -82,6 +82,11 @@ class Rekey:
         # It is there already; a rewrite would let go of the key, and it would be read again.
         if new_key == old_key:
             return
+        # Nor may it go back to a key that it had, whose removal is still to come: that would let go of it too.
+        time_ns = self.time_ns
+        while new_key in lane.unsettled:
+            time_ns += 1
+            new_key = retimed(old_key, time_ns)
         transaction.rewrite(lane, old_key, new_key, delivery.value, delivery.client_id)
         lane.hold(new_key, delivery)
         delivery.key = new_key

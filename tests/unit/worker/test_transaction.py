@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from requeue_worker.changes import Entomb, Remove, Requeue
+from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.inflight import Delivery
 from requeue_worker.record import MAX_TIME_NS, Attempt, DeadReason, decode
 from requeue_worker.storage.keys import id_of, time_of
@@ -182,3 +182,15 @@ def test_asked_for_at_the_end_every_checkpoint_is_as_far_as_it_may_be(rig: Rig) 
     rig.call(lambda: rig.committer.checkpoint([rig.queue()]))
     rig.commit_all()
     assert checkpoint_ns(rig) == START_NS + 60 * S
+
+
+def test_a_job_that_is_re_keyed_there_and_back_in_one_batch_stays_in_flight(rig: Rig) -> None:
+    key, value = insert(rig)
+    delivery = flight(rig, key, value)
+    lane = delivery.lane
+    for time_ns in (START_NS + S, START_NS):  # the clock was put back in between
+        rig.call(lambda time_ns=time_ns: rig.committer.submit(Rekey(delivery, time_ns, lambda _: True)))
+    rig.commit_all()
+    assert list(rig.stored.pending) == [delivery.key]
+    assert lane.unsettled == {delivery.key: delivery}, "so no read brings it back"
+    assert time_of(delivery.key) == START_NS + 1

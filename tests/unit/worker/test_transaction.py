@@ -188,8 +188,13 @@ def test_a_job_that_is_re_keyed_there_and_back_in_one_batch_stays_in_flight(rig:
     key, value = insert(rig)
     delivery = flight(rig, key, value)
     lane = delivery.lane
-    for time_ns in (START_NS + S, START_NS):  # the clock was put back in between
-        rig.call(lambda time_ns=time_ns: rig.committer.submit(Rekey(delivery, time_ns, lambda _: True)))
+    there, back = (Rekey(delivery, time_ns, lambda _: True) for time_ns in (START_NS + S, START_NS))
+
+    def submit_both() -> None:  # the clock was put back in between
+        rig.committer.submit(there)
+        rig.committer.submit(back)
+
+    rig.call(submit_both)
     rig.commit_all()
     assert list(rig.stored.pending) == [delivery.key]
     assert lane.unsettled == {delivery.key: delivery}, "so no read brings it back"

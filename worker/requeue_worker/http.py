@@ -54,14 +54,22 @@ class HttpListenError(OSError):
     """The address cannot be listened on; the text says which and why."""
 
 
-async def listening(app: web.Application, address: HttpAddress) -> tuple[web.AppRunner, HttpAddress]:
-    """Serve `app` there; the address has the port that was taken. Raises HttpListenError."""
+async def listening(
+    app: web.Application, address: HttpAddress, given: socket.socket | None = None
+) -> tuple[web.AppRunner, HttpAddress]:
+    """Serve `app` there, or on a socket that listens already; the address has the port that was taken.
+
+    Raises HttpListenError.
+    """
     from aiohttp import web  # noqa: PLC0415 - only when HTTP is on
 
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, address.host, address.port).start()
+        if given is None:
+            await web.TCPSite(runner, address.host, address.port).start()
+        else:
+            await web.SockSite(runner, given).start()
     except OSError as error:
         await runner.cleanup()
         reason = os.strerror(error.errno) if error.errno else str(error)  # loops add text of their own
@@ -104,12 +112,7 @@ class HttpServer:
         app.router.add_get("/livez", self._probe(self._live))
         app.router.add_get("/readyz", self._probe(self._ready))
         app.router.add_get("/metrics", self._metrics)
-        if self._socket is None:
-            self._runner, self.address = await listening(app, self.address)
-            return
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
+        self._runner, self.address = await listening(app, self.address, self._socket)
 
     async def close(self) -> None:
         """Stop listening and end open connections, within a second. Safe to call twice, or before `start`."""

@@ -8,23 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import aiohttp
 from aiohttp import web
-from requeue_worker.http import HttpAddress, listening
+from requeue_worker.http import HttpAddress, HttpListenError, listening
+from requeue_worker.shards import Probe
 
 _TIMEOUT_S: Final = 4.0
 _SCRAPE_TIMEOUT_S: Final = 30.0
-
-
-class Probe(NamedTuple):
-    """A shard as far as asking goes. `port`: of its HTTP on 127.0.0.1."""
-
-    number: int
-    port: int
-    is_running: bool
-    restarts: int
 
 
 class ShardHttp:
@@ -43,7 +35,7 @@ class ShardHttp:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
         try:
             self._runner, self.address = await listening(app, self.address)
-        except BaseException:
+        except HttpListenError:
             await self._session.close()
             raise
 

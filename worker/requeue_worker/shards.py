@@ -19,12 +19,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 from requeue_worker.settings import Settings
-
-if TYPE_CHECKING:
-    from requeue_worker.shard_http import Probe
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +50,15 @@ def watch_supervisor(gone: Callable[[], None]) -> None:
             gone()
 
     loop.add_reader(0, on_end)
+
+
+class Probe(NamedTuple):
+    """A shard as far as asking goes. `port`: of its HTTP on 127.0.0.1."""
+
+    number: int
+    port: int
+    is_running: bool
+    restarts: int
 
 
 class _Shard:
@@ -165,8 +171,6 @@ class Supervisor:
             shard.signal(signal.SIGTERM)
 
     def _probe(self) -> list[Probe]:
-        from requeue_worker.shard_http import Probe  # noqa: PLC0415 - as above
-
         return [
             Probe(shard.number, shard.socket.getsockname()[1], shard.process is not None, shard.restarts)
             for shard in self._shards

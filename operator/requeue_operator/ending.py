@@ -93,7 +93,7 @@ def release(
         )
     if spec is None:
         return None
-    left = [claim.name for claim in claims_of(_owner(queue), claims)]
+    left = [claim.name for claim in claims_of(Owner.of(queue), claims)]
     if spec.storage.on_delete != "Drain":
         return Release(False, "NotDrained", f"onDelete is {spec.storage.on_delete}; volumes: {_names(left)}")
     if _left_s(queue, spec, now) <= 0:
@@ -109,7 +109,7 @@ def course(
 ) -> Course:
     """What goes on until then."""
     again_s = min(_LOOK_EVERY_S, max(_left_s(queue, spec, now), 0.0))
-    own = _owner(queue).uid
+    own = Owner.of(queue).uid
     emptied = ending.is_empty or _is_emptied(live_set)
     if spec.storage.drain_to is not None and ending.target is not None:
         told = f"its messages are handed over to the workers of {spec.storage.drain_to}"
@@ -143,11 +143,6 @@ def _is_at_rest(live_set: Manifest) -> bool:
 
 def _is_emptied(live_set: Manifest | None) -> bool:
     return live_set is not None and EMPTIED in (live_set["metadata"].get("annotations") or {})
-
-
-def _owner(queue: Manifest) -> Owner:
-    metadata = queue["metadata"]
-    return Owner(metadata["name"], metadata["namespace"], metadata["uid"])
 
 
 def _names(claims: list[str]) -> str:

@@ -151,33 +151,22 @@ class Kube:
 
     async def annotate(self, live: Manifest, annotations: dict[str, str | None]) -> None:
         """Write annotations (None: take away) if `live` is as it was read; KubeError with status 409 otherwise."""
-        metadata = live["metadata"]
-        body = {
-            "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"],
-            "annotations": annotations,
-        }
-        await self._call("PATCH", _path_of(live), body={"metadata": body}, content_type=_MERGE)
+        await self._patch_unchanged(live, {"annotations": annotations})
 
     async def expand(self, claim: Manifest, size: str) -> None:
         """Have a PersistentVolumeClaim ask for `size`, if it is as it was read; KubeError with status 409 otherwise."""
-        metadata = claim["metadata"]
-        body = {
-            "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
-            "spec": {"resources": {"requests": {"storage": size}}},
-        }
-        await self._call("PATCH", _path_of(claim), body=body, content_type=_MERGE)
+        await self._patch_unchanged(claim, {}, {"spec": {"resources": {"requests": {"storage": size}}}})
 
     async def set_finalizers(self, live: Manifest, finalizers: Sequence[str]) -> Manifest:
         """The object after it, if it was as it was read; KubeError with status 409 otherwise."""
-        metadata = live["metadata"]
-        body = {
-            "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"],
-            "finalizers": [*finalizers],
-        }
-        answer = await self._call("PATCH", _path_of(live), body={"metadata": body}, content_type=_MERGE)
-        return answer or live
+        return await self._patch_unchanged(live, {"finalizers": [*finalizers]}) or live
+
+    async def _patch_unchanged(
+        self, live: Manifest, metadata: Manifest, rest: Manifest | None = None
+    ) -> Manifest | None:
+        as_read = {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+        body = {"metadata": {**as_read, **metadata}, **(rest or {})}
+        return await self._call("PATCH", _path_of(live), body=body, content_type=_MERGE)
 
     async def namespace_goes(self, name: str) -> bool:
         """Whether the namespace is being deleted."""

@@ -43,8 +43,7 @@ class Observed:
     @property
     def owner(self) -> Owner:
         """Whose children they are."""
-        metadata = self.queue["metadata"]
-        return Owner(metadata["name"], metadata["namespace"], metadata["uid"])
+        return Owner.of(self.queue)
 
     @property
     def stateful_set(self) -> Manifest | None:

@@ -105,7 +105,7 @@ def _is_going(queue: Manifest) -> bool:
 
 
 async def _observe(kube: Kube, queue: Manifest, known: Known) -> Observed:
-    owner = Owner(queue["metadata"]["name"], queue["metadata"]["namespace"], queue["metadata"]["uid"])
+    owner = Owner.of(queue)
     has_monitoring = await kube.serves(MONITORING, "PodMonitor")
     wanted = [
         ("v1", "ServiceAccount", owner.service_account),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.build import BUILD_TIMEOUT_S, control_plane_binary
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.operating import OPERATOR, SOME_NAMESPACES
+from tests.cluster.operating import OPERATOR, SOME_NAMESPACES, Operator
 from tests.cluster.rights import cluster_rights
 
 _CRDS = Path(__file__).parents[2] / "crds"
@@ -66,3 +66,12 @@ def new_namespace(cluster: ControlPlane) -> Callable[[], str]:
 @pytest.fixture
 def namespace(new_namespace: Callable[[], str]) -> str:
     return new_namespace()
+
+
+@pytest.fixture(scope="module")
+def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """One that looks after all namespaces. A test that kills it starts it again."""
+    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
+    process.start(cluster.kubeconfig(OPERATOR))
+    yield process
+    process.stop()

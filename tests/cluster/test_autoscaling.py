@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.draining import replicas_of_set
-from tests.cluster.operating import OPERATOR, Operator
 from tests.cluster.specs import path, requeue_queue
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield
-    process.stop()
 
 
 def _apply(cluster: ControlPlane, namespace: str, *flags: str) -> None:

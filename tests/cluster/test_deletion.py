@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import (
-    OPERATOR,
-    Operator,
     children,
     claims,
     create_queue,
@@ -19,14 +15,6 @@ from tests.cluster.operating import (
 from tests.cluster.specs import path
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield
-    process.stop()
 
 
 def _make(cluster: ControlPlane, namespace: str, on_delete: str) -> None:

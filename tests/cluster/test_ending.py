@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,15 +23,6 @@ from tests.cluster.operating import (
 )
 from tests.cluster.specs import path, requeue_queue
 from tests.servers import NatsServer, WorkerFactory
-
-
-@pytest.fixture
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield process
-    process.stop()
-
 
 pytestmark = pytest.mark.usefixtures("operator")
 

@@ -4,7 +4,6 @@ reports sizes; the expansion itself is the driver's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,14 +19,6 @@ from tests.cluster.operating import (
     patch_spec,
 )
 from tests.cluster.specs import path
-
-
-@pytest.fixture
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield process
-    process.stop()
 
 
 def _storage_class(cluster: ControlPlane, name: str, grows: bool) -> None:
@@ -107,7 +98,10 @@ def test_volumes_grow_also_those_of_pods_that_come_later(cluster: ControlPlane, 
     _play_driver(cluster, namespace, "2Gi")
     cluster.until("it has grown", lambda: has_condition(cluster, namespace, "StorageReady", "True"))
     assert cluster.get(stateful_set)["metadata"]["uid"] == before
-    versions = lambda: [claim["metadata"]["resourceVersion"] for claim in _claims(cluster, namespace)]  # noqa: E731
+
+    def versions() -> list[str]:
+        return [claim["metadata"]["resourceVersion"] for claim in _claims(cluster, namespace)]
+
     cluster.until_quiet(versions, 3)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import (
     MERGE,
-    OPERATOR,
-    Operator,
     children,
     claims,
     condition,
@@ -22,14 +18,6 @@ from tests.cluster.operating import (
 from tests.cluster.specs import path, requeue_queue
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield
-    process.stop()
 
 
 def test_a_fleet_is_made_becomes_ready_and_is_left_alone(cluster: ControlPlane, namespace: str) -> None:

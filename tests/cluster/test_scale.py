@@ -4,8 +4,6 @@ the drain pods (draining.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
@@ -23,8 +21,6 @@ from tests.cluster.draining import (
 )
 from tests.cluster.operating import (
     MERGE,
-    OPERATOR,
-    Operator,
     claims,
     condition,
     create_queue,
@@ -34,14 +30,6 @@ from tests.cluster.operating import (
 from tests.cluster.specs import path
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield
-    process.stop()
 
 
 def _make(cluster: ControlPlane, namespace: str, replicas: int) -> None:

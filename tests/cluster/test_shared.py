@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.draining import jobs
 from tests.cluster.operating import (
     MERGE,
-    OPERATOR,
-    Operator,
     children,
     claims,
     condition,
@@ -23,14 +19,6 @@ from tests.cluster.operating import (
 from tests.cluster.specs import path
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture(scope="module")
-def operator(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    process = Operator("requeue-operator", tmp_path_factory.mktemp("operator") / "operator.log")
-    process.start(cluster.kubeconfig(OPERATOR))
-    yield
-    process.stop()
 
 
 def _claim(namespace: str) -> str:

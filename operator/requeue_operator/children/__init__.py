@@ -105,15 +105,17 @@ def port_of(server: str) -> int:
 
 def _shared_claim(owner: Owner, spec: RequeueQueueSpec, live_size: str | None) -> Manifest:
     """Owned by the RequeueQueue only if it is to go with it."""
-    content: Manifest = {
-        "accessModes": ["ReadWriteMany"],
-        "resources": {"requests": {"storage": live_size or spec.storage.size}},
-    }
-    if spec.storage.storage_class_name is not None:
-        content["storageClassName"] = spec.storage.storage_class_name
+    content = _claim_spec(spec, "ReadWriteMany", live_size or spec.storage.size)
     claim = owner.child("v1", "PersistentVolumeClaim", owner.shared_claim, spec=content)
     if spec.storage.on_delete != "Delete":
         del claim["metadata"]["ownerReferences"]
+    return claim
+
+
+def _claim_spec(spec: RequeueQueueSpec, access_mode: str, size: str) -> Manifest:
+    claim: Manifest = {"accessModes": [access_mode], "resources": {"requests": {"storage": size}}}
+    if spec.storage.storage_class_name is not None:
+        claim["storageClassName"] = spec.storage.storage_class_name
     return claim
 
 
@@ -135,18 +137,12 @@ def _stateful_set(
 
 
 def _claim_of_each_pod(owner: Owner, spec: RequeueQueueSpec, volume_size: str) -> Manifest:
-    claim: Manifest = {
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": volume_size}},
-    }
-    if spec.storage.storage_class_name is not None:
-        claim["storageClassName"] = spec.storage.storage_class_name
     when_deleted = "Delete" if spec.storage.on_delete == "Delete" else "Retain"
     template = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {"name": "data", "labels": owner.labels},
-        "spec": claim,
+        "spec": _claim_spec(spec, "ReadWriteOnce", volume_size),
     }
     return {
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},

@@ -24,6 +24,12 @@ class Owner:
     namespace: str
     uid: str
 
+    @classmethod
+    def of(cls, queue: Manifest) -> Owner:
+        """Of a live RequeueQueue."""
+        metadata = queue["metadata"]
+        return cls(metadata["name"], metadata["namespace"], metadata["uid"])
+
     @property
     def selector(self) -> dict[str, str]:
         """What finds its pods. Immutable in a StatefulSet: never changes."""

@@ -60,7 +60,7 @@ class Scene:
 
 def concern(queue: Manifest, live_set: Manifest | None, claims: list[Manifest], jobs: list[Manifest]) -> bool:
     """Whether a drain may go on or the fleet grows, so that the pods of the namespace have to be looked at."""
-    owner = Owner(queue["metadata"]["name"], queue["metadata"]["namespace"], queue["metadata"]["uid"])
+    owner = Owner.of(queue)
     replicas = int(queue["spec"].get("replicas", 1))
     grows = live_set is None or int(live_set["spec"]["replicas"]) < replicas
     return (

@@ -28,6 +28,18 @@ def main() -> None:
     help="Image of the workers where a RequeueQueue names none. [env: REQUEUE_WORKER_IMAGE]",
 )
 @click.option(
+    "--image-pull-policy",
+    type=click.Choice(["Always", "IfNotPresent", "Never"]),
+    help="When nodes pull it, for new fleets. Default: Always for the tag latest, else IfNotPresent.",
+)
+@click.option(
+    "--image-pull-secret",
+    "image_pull_secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Secret for its registry, in the namespace of each RequeueQueue, for new fleets. Repeat it.",
+)
+@click.option(
     "--http", metavar="HOST:PORT", help="Serve /livez and /metrics there; :PORT for every interface."
 )
 @click.option(
@@ -40,7 +52,13 @@ def main() -> None:
     help="Look at each RequeueQueue that often when nothing happens.",
 )
 def run(
-    namespaces: tuple[str, ...], all_namespaces: bool, image: str, http: str | None, resync_s: float
+    namespaces: tuple[str, ...],
+    all_namespaces: bool,
+    image: str,
+    image_pull_policy: str | None,
+    image_pull_secrets: tuple[str, ...],
+    http: str | None,
+    resync_s: float,
 ) -> None:
     """Keep every RequeueQueue as it asks to be. Run one operator for a namespace.
 
@@ -48,6 +66,7 @@ def run(
     """
     if bool(namespaces) == all_namespaces:
         raise click.UsageError("name the namespaces with --namespace, or give --all-namespaces")
+    from requeue_operator.children import Pull
     from requeue_operator.handlers import operate
     from requeue_operator.http import Address, ListenError
 
@@ -59,7 +78,8 @@ def run(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        asyncio.run(operate(namespaces=namespaces, image=image, http=address, resync_s=resync_s))
+        pull = Pull(image_pull_policy, image_pull_secrets)
+        asyncio.run(operate(namespaces=namespaces, image=image, pull=pull, http=address, resync_s=resync_s))
     except ListenError as error:
         raise click.UsageError(str(error)) from None
 

@@ -17,6 +17,7 @@ import kopf
 
 from requeue_operator.api import GROUP, KIND, PLURAL, VERSION
 from requeue_operator.children.naming import MANAGER, Manifest
+from requeue_operator.children.pull import Pull
 from requeue_operator.collector import Collector, seen_pod
 from requeue_operator.drains import JOB_LABELS
 from requeue_operator.fleet import Fleet
@@ -46,7 +47,12 @@ _CHILDREN: Final = (
 
 
 async def operate(
-    *, namespaces: tuple[str, ...], image: str, http: Address | None = None, resync_s: float = 600.0
+    *,
+    namespaces: tuple[str, ...],
+    image: str,
+    pull: Pull,
+    http: Address | None = None,
+    resync_s: float = 600.0,
 ) -> None:
     """Reconcile until a signal stops it; no namespaces: all of them. Raises ListenError, and what ends the watching."""
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event otherwise
@@ -57,7 +63,7 @@ async def operate(
 
         async def run(namespace: str, name: str) -> float | None:
             known = Known(collector.heard(namespace, name), intakes.finding(namespace, name))
-            outcome = await reconcile(kube, namespace, name, image, known)
+            outcome = await reconcile(kube, namespace, name, image, known, pull)
             if outcome is None:
                 return None
             for event in outcome.events:

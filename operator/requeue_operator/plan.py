@@ -15,6 +15,7 @@ from typing import Any
 from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children import Manifest, Owner, children
 from requeue_operator.children.pod import WORKER
+from requeue_operator.children.pull import PLAIN, Pull, pull_of
 from requeue_operator.drains import Drains, Scene, decide
 from requeue_operator.ending import Course, Ending, Release, course, release
 from requeue_operator.expansion import growing
@@ -78,8 +79,8 @@ class Plan:
     """... until it does not wait any more."""
 
 
-def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
-    """The actions that lead from `observed` to what its spec asks for."""
+def plan(observed: Observed, default_image: str, now: datetime, default_pull: Pull = PLAIN) -> Plan:
+    """The actions that lead from `observed` to what its spec asks for. The defaults are those of a new fleet."""
     try:
         spec = read_spec(observed.queue["spec"])
     except InvalidSpec as wrong:
@@ -97,6 +98,7 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
         way = course(observed.queue, spec, live_set, ending, now)
         spec = spec.model_copy(update={"replicas": way.replicas})
     image = spec.image or _image_of(live_set) or default_image
+    pull = default_pull if live_set is None else pull_of(live_set)
     drains = decide(
         Scene(
             observed.owner,
@@ -107,6 +109,7 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
             observed.jobs,
             observed.pods,
             now,
+            pull,
             ending_to=None if way is None else way.fleet,
         )
     )
@@ -118,6 +121,7 @@ def plan(observed: Observed, default_image: str, now: datetime) -> Plan:
         observed.owner,
         held,
         image=image,
+        pull=pull,
         volume_size=_volume_size(live_set),
         shared_size=None if shared is None else _size_of(shared),
         intake=way is None,

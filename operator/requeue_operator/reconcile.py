@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from requeue_operator.api import GROUP, KIND, VERSION
-from requeue_operator.children import MONITORING, Manifest, Owner
+from requeue_operator.children import MONITORING, Manifest, Owner, Pull
+from requeue_operator.children.pull import PLAIN
 from requeue_operator.drains import JOB_LABELS, Drains, carry_out, concern
 from requeue_operator.ending import Ending, finalizers, holds, others
 from requeue_operator.expansion import TRY_AGAIN_S, Refusal, refusal
@@ -35,7 +36,12 @@ class Outcome:
 
 
 async def reconcile(
-    kube: Kube, namespace: str, name: str, default_image: str, known: Known | None = None
+    kube: Kube,
+    namespace: str,
+    name: str,
+    default_image: str,
+    known: Known | None = None,
+    default_pull: Pull = PLAIN,
 ) -> Outcome | None:
     """Lead one RequeueQueue to what it asks for. None when it is gone, or going without our finalizer: the garbage
     collector does the rest.
@@ -53,7 +59,7 @@ async def reconcile(
         observed = await _observe(kube, queue, known)
     except Forbidden as denied:
         return await _tell_forbidden(kube, queue, denied)
-    planned = plan(observed, default_image, datetime.now(UTC))
+    planned = plan(observed, default_image, datetime.now(UTC), default_pull)
     if planned.release is not None:
         await kube.set_finalizers(queue, others(queue))
         why = planned.release
@@ -61,7 +67,7 @@ async def reconcile(
     heard = known
 
     async def look_again() -> Drains:
-        return await _look_again(kube, queue, default_image, heard)
+        return await _look_again(kube, queue, default_image, default_pull, heard)
 
     stall, error, again_s = planned.stall, None, planned.drains.again_s
     if stall is None:
@@ -147,13 +153,15 @@ def _is_shared(queue: Manifest) -> bool:
     return bool(queue["spec"]["storage"].get("mode") == "Shared")
 
 
-async def _look_again(kube: Kube, queue: Manifest, default_image: str, known: Known) -> Drains:
+async def _look_again(
+    kube: Kube, queue: Manifest, default_image: str, default_pull: Pull, known: Known
+) -> Drains:
     """The drains as live objects have them now; none when the RequeueQueue is another one, or going."""
     metadata = queue["metadata"]
     live = await kube.get(_API, KIND, metadata["namespace"], metadata["name"])
     if live is None or live["metadata"]["uid"] != metadata["uid"] or (_is_going(live) and not holds(live)):
         return Drains()
-    return plan(await _observe(kube, live, known), default_image, datetime.now(UTC)).drains
+    return plan(await _observe(kube, live, known), default_image, datetime.now(UTC), default_pull).drains
 
 
 async def _carry_out(kube: Kube, observed: Observed, planned: Plan) -> Observed:

@@ -39,6 +39,10 @@ def _container(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return dict(container)
 
 
+def _scope(objects: dict[str, dict[str, Any]]) -> list[str]:
+    return [word for word in _container(objects)["args"] if "namespace" in word]
+
+
 def test_lint_is_clean(helm: Helm) -> None:
     done = helm("lint", "--strict", _CHART, "--set", _IMAGE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +61,7 @@ def test_of_itself_it_has_rights_in_its_own_namespace_alone(helm: Helm) -> None:
         "ClusterRole//rq-nats-requeue-ops-edit",
     }
     assert objects["Role/ops/rq-nats-requeue-ops"]["rules"] == _RULES["namespaced"]
-    assert _container(objects)["args"][4:] == ["--namespace=ops"]
+    assert _scope(objects) == ["--namespace=ops"]
 
 
 def test_crd_is_the_committed_one_and_stays(helm: Helm) -> None:
@@ -72,7 +76,7 @@ def test_crd_is_the_committed_one_and_stays(helm: Helm) -> None:
 
 def test_several_namespaces(helm: Helm) -> None:
     objects = _render(helm, "watchNamespaces={shop,mail}")
-    assert _container(objects)["args"][4:] == ["--namespace=shop", "--namespace=mail"]
+    assert _scope(objects) == ["--namespace=shop", "--namespace=mail"]
     subject = {"kind": "ServiceAccount", "name": "rq-nats-requeue", "namespace": "ops"}
     for namespace in ("shop", "mail"):
         assert objects[f"Role/{namespace}/rq-nats-requeue-ops"]["rules"] == _RULES["namespaced"]
@@ -83,7 +87,7 @@ def test_several_namespaces(helm: Helm) -> None:
 
 def test_all_namespaces(helm: Helm) -> None:
     objects = _render(helm, "watchAllNamespaces=true")
-    assert _container(objects)["args"][4:] == ["--all-namespaces"]
+    assert _scope(objects) == ["--all-namespaces"]
     rules = objects["ClusterRole//rq-nats-requeue-ops"]["rules"]
     assert rules == [*_RULES["namespaced"], *_RULES["cluster"]]
     assert not [name for name in objects if name.startswith(("Role/", "RoleBinding/"))]
@@ -101,6 +105,22 @@ def test_operator_and_workers_have_one_image(helm: Helm, settings: tuple[str, ..
     container = _container(_render(helm, *settings))
     assert container["image"] == image
     assert f"--image={image}" in container["args"]
+
+
+def test_operator_takes_what_the_chart_tells_it(helm: Helm) -> None:
+    from requeue_operator.cli import run
+
+    settings = ("image.pullPolicy=Always", "imagePullSecrets[0].name=registry", "watchNamespaces={shop}")
+    objects = _render(helm, *settings)
+    command, *words = _container(objects)["args"]
+    given = run.make_context(command, words).params
+    assert (given["image_pull_policy"], given["image_pull_secrets"]) == ("Always", ("registry",))
+    assert (given["namespaces"], given["http"], given["resync_s"]) == (("shop",), ":8080", 600)
+    pod = objects["Deployment/ops/rq-nats-requeue"]["spec"]["template"]["spec"]
+    assert (pod["imagePullSecrets"], pod["containers"][0]["imagePullPolicy"]) == (
+        [{"name": "registry"}],
+        "Always",
+    )
 
 
 def test_everything_switched_on(helm: Helm) -> None:

@@ -12,9 +12,10 @@ from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children.naming import EMPTIED, Manifest, Owner
 from requeue_operator.children.overrides import overridden
 from requeue_operator.children.pod import pod_template
+from requeue_operator.children.pull import PLAIN, Pull
 from requeue_operator.children.worker_config import FILE, HTTP_PORT, config_text
 
-__all__ = ["MONITORING", "Manifest", "Owner", "children", "port_of"]
+__all__ = ["MONITORING", "Manifest", "Owner", "Pull", "children", "port_of"]
 
 MONITORING = "monitoring.coreos.com/v1"
 """API of PodMonitors, which not every cluster has."""
@@ -26,6 +27,7 @@ def children(
     spec: RequeueQueueSpec,
     *,
     image: str,
+    pull: Pull = PLAIN,
     volume_size: str | None = None,
     shared_size: str | None = None,
     intake: bool = True,
@@ -46,7 +48,13 @@ def children(
         *monitor,
         _disruption_budget(owner),
         *([_shared_claim(owner, spec, shared_size)] if spec.storage.mode == "Shared" else []),
-        _stateful_set(owner, spec, image, volume_size or spec.storage.size, intake, is_emptied),
+        _stateful_set(
+            owner,
+            spec,
+            overridden(pod_template(owner, spec, image, pull=pull, intake=intake), spec.pod_template),
+            volume_size or spec.storage.size,
+            {**pull.note, **({EMPTIED: "true"} if is_emptied else {})},
+        ),
     ]
 
 
@@ -120,19 +128,19 @@ def _claim_spec(spec: RequeueQueueSpec, access_mode: str, size: str) -> Manifest
 
 
 def _stateful_set(
-    owner: Owner, spec: RequeueQueueSpec, image: str, volume_size: str, intake: bool, is_emptied: bool
+    owner: Owner, spec: RequeueQueueSpec, template: Manifest, volume_size: str, annotations: dict[str, str]
 ) -> Manifest:
     content = {
         "replicas": spec.replicas,
         "serviceName": owner.name,
         "podManagementPolicy": "Parallel",  # immutable; and a worker that can't start holds no other one back
         "selector": {"matchLabels": owner.selector},
-        "template": overridden(pod_template(owner, spec, image, intake=intake), spec.pod_template),
+        "template": template,
         **({} if spec.storage.mode == "Shared" else _claim_of_each_pod(owner, spec, volume_size)),
     }
     made = owner.child("apps/v1", "StatefulSet", owner.name, spec=content)
-    if is_emptied:
-        made["metadata"]["annotations"] = {EMPTIED: "true"}
+    if annotations:
+        made["metadata"]["annotations"] = annotations
     return made
 
 

@@ -9,6 +9,7 @@ from requeue_protocol.durations import NS_PER_S
 
 from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children.naming import Manifest, Owner
+from requeue_operator.children.pull import PLAIN, Pull
 from requeue_operator.children.worker_config import (
     CONFIG_DIR,
     CREDENTIALS_DIR,
@@ -31,7 +32,9 @@ _USER: Final = 65532
 _BEYOND_GRACE_S: Final = 15
 
 
-def pod_template(owner: Owner, spec: RequeueQueueSpec, image: str, *, intake: bool = True) -> Manifest:
+def pod_template(
+    owner: Owner, spec: RequeueQueueSpec, image: str, *, pull: Pull = PLAIN, intake: bool = True
+) -> Manifest:
     """metadata and spec of the pods. Without `intake` they take in no new messages."""
     spread = [
         {
@@ -57,14 +60,15 @@ def pod_template(owner: Owner, spec: RequeueQueueSpec, image: str, *, intake: bo
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
+            **pull.of_pod,
             "topologySpreadConstraints": spread,
-            "containers": [_worker(spec, image, intake)],
+            "containers": [_worker(spec, image, pull, intake)],
             "volumes": _volumes(owner, spec),
         },
     }
 
 
-def _worker(spec: RequeueQueueSpec, image: str, intake: bool) -> Manifest:
+def _worker(spec: RequeueQueueSpec, image: str, pull: Pull, intake: bool) -> Manifest:
     mounts: list[dict[str, Any]] = [
         {"name": "data", "mountPath": DATA_DIR},
         {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
@@ -76,6 +80,7 @@ def _worker(spec: RequeueQueueSpec, image: str, intake: bool) -> Manifest:
     return {
         "name": WORKER,
         "image": image,
+        **pull.of_container,
         "command": ["requeue-worker"],
         # A flag, not the ConfigMap: a pod with it is known to go by it.
         "args": ["run", "--config", f"{CONFIG_DIR}/{FILE}", *([] if intake else ["--intake", "false"])],

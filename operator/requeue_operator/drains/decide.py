@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children.naming import Manifest, Owner
+from requeue_operator.children.pull import PLAIN, Pull
 from requeue_operator.drains.actions import (
     Action,
     Begin,
@@ -49,6 +50,7 @@ class Scene:
     jobs: tuple[Manifest, ...]
     pods: tuple[Manifest, ...]
     now: datetime
+    pull: Pull = PLAIN
     ending_to: str | None = None
     """Of a RequeueQueue that is being deleted: the UID of the one whose workers take over everything."""
 
@@ -199,7 +201,9 @@ class _View:
                 )
                 return _Step(None, waits, _LOOK_EVERY_S)
             scene = self._scene
-            job = drain_job(scene.owner, scene.spec, scene.image, claim, str(claim.nonce), scene.fleet)
+            job = drain_job(
+                scene.owner, scene.spec, scene.image, claim, str(claim.nonce), scene.fleet, scene.pull
+            )
             return _Step(Run(job), told)
         if not _is_own(job, self._scene.owner):
             text = f"Job {job['metadata']['name']} belongs to something else; delete it"

@@ -8,6 +8,7 @@ from requeue_operator.api import RequeueQueueSpec
 from requeue_operator.children.naming import MANAGER, Manifest, Owner
 from requeue_operator.children.overrides import overridden
 from requeue_operator.children.pod import WORKER, pod_template
+from requeue_operator.children.pull import PLAIN, Pull
 from requeue_operator.children.worker_config import CONFIG_DIR, DATA_DIR, FILE
 from requeue_operator.drains.claim import NONCE, Claim
 
@@ -27,7 +28,13 @@ def job_name(owner: Owner, claim: Claim) -> str:
 
 
 def drain_job(
-    owner: Owner, spec: RequeueQueueSpec, image: str, claim: Claim, nonce: str, fleet: str
+    owner: Owner,
+    spec: RequeueQueueSpec,
+    image: str,
+    claim: Claim,
+    nonce: str,
+    fleet: str,
+    pull: Pull = PLAIN,
 ) -> Manifest:
     """The manifest. It runs once: whether to try again is judged on what it told. `fleet`: whose workers are to take the
     messages.
@@ -35,7 +42,7 @@ def drain_job(
     job = owner.child("batch/v1", "Job", job_name(owner, claim))
     labels = {**owner.labels, **JOB_LABELS}
     job["metadata"] |= {"labels": labels, "annotations": {NONCE: nonce}}
-    template = overridden(pod_template(owner, spec, image), spec.pod_template)
+    template = overridden(pod_template(owner, spec, image, pull=pull), spec.pod_template)
     pod = template["spec"]
     (worker,) = (each for each in pod["containers"] if each["name"] == WORKER)
     container = {key: value for key, value in worker.items() if key not in _OF_WORKERS_ALONE} | {

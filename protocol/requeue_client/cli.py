@@ -1,4 +1,4 @@
-"""The `requeue` command: publish a message and wait until it is on disk; measure (`bench`)."""
+"""The `requeue` command: publish a message and wait until it is on disk; send one through (`check`); measure (`bench`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from requeue_client.check import SUBJECT, NotReplayed, RoundTrip, check
 from requeue_client.errors import (
     InvalidMessage,
     NotConnected,
@@ -31,7 +32,15 @@ Exit codes:
      publish it again with the same --msg-id)
   4  refused in the end after all attempts: queue full, disk full, draining
 """
-REFUSED, USAGE, UNREACHABLE, PERSISTED = 1, 2, 3, 4
+REFUSED, USAGE, UNREACHABLE, PERSISTED, NOT_REPLAYED = 1, 2, 3, 4, 5
+_CHECK_EXIT_CODES = """\b
+Exit codes:
+  0     the message came back
+  1, 4  refused by a worker
+  2     usage: an option is wrong, nothing was sent
+  3     NATS unreachable, or no worker answered
+  5     on disk at a worker, and not replayed in time
+"""
 
 
 class _LazyBench(click.Group):
@@ -99,8 +108,45 @@ def publish(subject: str, payload: str, **options: Any) -> None:
     click.echo(line)
 
 
+@main.command("check", epilog=_CHECK_EXIT_CODES)
+@click.option(
+    "--subject", default=SUBJECT, show_default=True, help="Replay it to a fresh subject below this."
+)
+@click.option("--timeout", default="30s", show_default=True, help="How long to try, connecting included.")
+@intake_option
+@connection_options
+def check_command(subject: str, timeout: str, intake: str, **options: Any) -> None:
+    """Send one message through a worker and wait until it comes back: does all of it work?
+
+    It goes through the queue requeue-check, and leaves nothing there once it came back. A worker that is not there
+    yet is waited for.
+    """
+    try:
+        timeout_s = duration_s(timeout, "timeout")
+        encode(Message(f"{subject}.1"))
+    except ValueError as wrong:
+        raise click.UsageError(str(wrong)) from None
+    try:
+        done = asyncio.run(_check(Connection(**options), intake, subject, timeout_s))
+    except RequeueError as error:
+        click.echo(f"requeue: {error}", err=True)
+        sys.exit(exit_code(error))
+    click.echo(
+        f"on disk after {done.on_disk_s * 1e3:.0f} ms, back after {done.back_s * 1e3:.0f} ms: {done.subject}"
+    )
+
+
+async def _check(connection: Connection, intake: str, subject: str, timeout_s: float) -> RoundTrip:
+    until_s = asyncio.get_running_loop().time() + timeout_s
+    async with await connection.open(intake=intake, timeout_s=timeout_s) as client:
+        left_s = max(0.001, until_s - asyncio.get_running_loop().time())
+        return await check(client, subject=subject, timeout_s=left_s)
+
+
 def exit_code(error: RequeueError) -> int:
     """Give the exit code that the help text promises for an error."""
+    if isinstance(error, NotReplayed):
+        return NOT_REPLAYED
     if isinstance(error, InvalidMessage):
         return USAGE
     if isinstance(error, PermanentRefusal):

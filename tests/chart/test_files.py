@@ -52,11 +52,15 @@ def test_schema_refuses_unknown_keys_everywhere() -> None:
 
 
 def test_templates_use_every_value_and_name_no_other() -> None:
-    templates = "".join(path.read_text(encoding="utf-8") for path in (_CHART / "templates").iterdir())
+    templates = "".join(path.read_text(encoding="utf-8") for path in (_CHART / "templates").rglob("*.*"))
     used = set(re.findall(r"\.Values((?:\.\w+)+)", templates))
     has, _ = _paths(_VALUES, _SCHEMA)
     assert used <= has
-    whole = {".resources", ".serviceAccount.annotations", ".podMonitor.labels"}
+    whole = {
+        path
+        for path in has
+        if path.endswith((".resources", ".annotations", ".labels", ".podLabels", ".podAnnotations"))
+    }
     parents = {path for path in has if any(other.startswith(f"{path}.") for other in has)} - whole
     assert has - parents == used - parents
 

@@ -8,30 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm import Helm
+from tests.chart.rendering import IMAGE, MONITORING, refusal, render
+from tests.helm import CHART, Helm
 
 _ROOT = Path(__file__).parents[2]
-_CHART = str(_ROOT / "charts/nats-requeue")
-_IMAGE = "image.repository=registry.example/nats-requeue"
 _RULES = yaml.safe_load((_ROOT / "charts/nats-requeue/files/rules.yaml").read_text(encoding="utf-8"))
-
-
-def _render(helm: Helm, *settings: str, flags: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
-    """The objects by kind, namespace and name; cluster-wide ones as kind//name."""
-    sets = [word for each in (_IMAGE, *settings) for word in ("--set", each)]
-    done = helm("template", "rq", _CHART, "--namespace", "ops", *flags, *sets)
-    assert done.returncode == 0, done.stderr
-    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
-    found = {f"{o['kind']}/{o['metadata'].get('namespace', '')}/{o['metadata']['name']}": o for o in objects}
-    assert len(found) == len(objects)
-    return found
-
-
-def _refusal(helm: Helm, *settings: str) -> str:
-    sets = [word for each in settings for word in ("--set", each)]
-    done = helm("template", "rq", _CHART, "--namespace", "ops", *sets)
-    assert done.returncode != 0, done.stdout
-    return done.stderr
 
 
 def _container(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -44,12 +25,12 @@ def _scope(objects: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def test_lint_is_clean(helm: Helm) -> None:
-    done = helm("lint", "--strict", _CHART, "--set", _IMAGE)
+    done = helm("lint", "--strict", str(CHART), "--set", IMAGE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_of_itself_it_has_rights_in_its_own_namespace_alone(helm: Helm) -> None:
-    objects = _render(helm)
+    objects = render(helm)
     assert set(objects) == {
         "CustomResourceDefinition//requeuequeues.requeue.dev",
         "ServiceAccount/ops/rq-nats-requeue",
@@ -59,23 +40,24 @@ def test_of_itself_it_has_rights_in_its_own_namespace_alone(helm: Helm) -> None:
         "RoleBinding/ops/rq-nats-requeue-ops",
         "ClusterRole//rq-nats-requeue-ops-view",
         "ClusterRole//rq-nats-requeue-ops-edit",
+        "Pod/ops/rq-nats-requeue-check",  # of `helm test` alone
     }
     assert objects["Role/ops/rq-nats-requeue-ops"]["rules"] == _RULES["namespaced"]
     assert _scope(objects) == ["--namespace=ops"]
 
 
 def test_crd_is_the_committed_one_and_stays(helm: Helm) -> None:
-    crd = _render(helm)["CustomResourceDefinition//requeuequeues.requeue.dev"]
+    crd = render(helm)["CustomResourceDefinition//requeuequeues.requeue.dev"]
     committed = yaml.safe_load((_ROOT / "crds/requeuequeues.requeue.dev.yaml").read_text(encoding="utf-8"))
     assert crd["spec"] == committed["spec"]
     assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    loose = _render(helm, "crds.keep=false")["CustomResourceDefinition//requeuequeues.requeue.dev"]
+    loose = render(helm, "crds.keep=false")["CustomResourceDefinition//requeuequeues.requeue.dev"]
     assert "annotations" not in loose["metadata"]
-    assert not [name for name in _render(helm, "crds.enabled=false") if "CustomResource" in name]
+    assert not [name for name in render(helm, "crds.enabled=false") if "CustomResource" in name]
 
 
 def test_several_namespaces(helm: Helm) -> None:
-    objects = _render(helm, "watchNamespaces={shop,mail}")
+    objects = render(helm, "watchNamespaces={shop,mail}")
     assert _scope(objects) == ["--namespace=shop", "--namespace=mail"]
     subject = {"kind": "ServiceAccount", "name": "rq-nats-requeue", "namespace": "ops"}
     for namespace in ("shop", "mail"):
@@ -86,7 +68,7 @@ def test_several_namespaces(helm: Helm) -> None:
 
 
 def test_all_namespaces(helm: Helm) -> None:
-    objects = _render(helm, "watchAllNamespaces=true")
+    objects = render(helm, "watchAllNamespaces=true")
     assert _scope(objects) == ["--all-namespaces"]
     rules = objects["ClusterRole//rq-nats-requeue-ops"]["rules"]
     assert rules == [*_RULES["namespaced"], *_RULES["cluster"]]
@@ -102,7 +84,7 @@ def test_all_namespaces(helm: Helm) -> None:
     ],
 )
 def test_operator_and_workers_have_one_image(helm: Helm, settings: tuple[str, ...], image: str) -> None:
-    container = _container(_render(helm, *settings))
+    container = _container(render(helm, *settings))
     assert container["image"] == image
     assert f"--image={image}" in container["args"]
 
@@ -111,7 +93,7 @@ def test_operator_takes_what_the_chart_tells_it(helm: Helm) -> None:
     from requeue_operator.cli import run
 
     settings = ("image.pullPolicy=Always", "imagePullSecrets[0].name=registry", "watchNamespaces={shop}")
-    objects = _render(helm, *settings)
+    objects = render(helm, *settings)
     command, *words = _container(objects)["args"]
     given = run.make_context(command, words).params
     assert (given["image_pull_policy"], given["image_pull_secrets"]) == ("Always", ("registry",))
@@ -123,10 +105,15 @@ def test_operator_takes_what_the_chart_tells_it(helm: Helm) -> None:
     )
 
 
+_EVERYTHING = (
+    *(f"{each}.enabled=true" for each in ("podMonitor", "networkPolicy", "podDisruptionBudget")),
+    *(f"{each}.enabled=true" for each in ("prometheusRule", "dashboard", "trialNats")),
+    *("podMonitor.workers=true", "labels.team=mail", "annotations.who=me"),
+)
+
+
 def test_everything_switched_on(helm: Helm) -> None:
-    switches = [f"{each}.enabled=true" for each in ("podMonitor", "networkPolicy", "podDisruptionBudget")]
-    knows = ("--api-versions", "monitoring.coreos.com/v1")
-    objects = _render(helm, *switches, "labels.team=mail", flags=knows)
+    objects = render(helm, *_EVERYTHING, flags=MONITORING)
     pod_labels = objects["Deployment/ops/rq-nats-requeue"]["spec"]["template"]["metadata"]["labels"]
     for kind in ("PodMonitor", "PodDisruptionBudget"):
         selector = objects[f"{kind}/ops/rq-nats-requeue"]["spec"]["selector"]["matchLabels"]
@@ -135,7 +122,40 @@ def test_everything_switched_on(helm: Helm) -> None:
     assert policy["podSelector"]["matchLabels"].items() <= pod_labels.items()
     assert {each["port"] for each in policy["egress"][0]["ports"]} == {53, 8080, 443, 6443}
     assert all(each["metadata"]["labels"]["team"] == "mail" for each in objects.values())
-    assert "PodMonitor/ops/rq-nats-requeue" not in _render(helm, *switches)
+    assert all(each["metadata"]["annotations"]["who"] == "me" for each in objects.values())
+    without = render(helm, *_EVERYTHING)
+    assert {each.split("/")[0] for each in objects.keys() - without.keys()} == {
+        "PodMonitor",
+        "PrometheusRule",
+    }
+
+
+def test_annotations_of_its_own_stay_beside_the_users(helm: Helm) -> None:
+    objects = render(helm, "annotations.who=me", "serviceAccount.annotations.role=arn")
+    crd = objects["CustomResourceDefinition//requeuequeues.requeue.dev"]["metadata"]["annotations"]
+    assert crd == {"helm.sh/resource-policy": "keep", "who": "me"}
+    assert objects["ServiceAccount/ops/rq-nats-requeue"]["metadata"]["annotations"] == {
+        "role": "arn",
+        "who": "me",
+    }
+    assert objects["Pod/ops/rq-nats-requeue-check"]["metadata"]["annotations"]["helm.sh/hook"] == "test"
+
+
+def test_only_the_operator_is_selected_as_the_operator(helm: Helm) -> None:
+    objects = render(
+        helm, *_EVERYTHING, "serviceMonitor.enabled=true", "podMonitor.enabled=false", flags=MONITORING
+    )
+    selector = objects["Deployment/ops/rq-nats-requeue"]["spec"]["selector"]["matchLabels"]
+    others = (
+        objects["Deployment/ops/rq-nats-requeue-nats"]["spec"]["template"],
+        objects["Pod/ops/rq-nats-requeue-check"],
+        objects["Service/ops/rq-nats-requeue-nats"],
+    )
+    for each in others:
+        assert not selector.items() <= each["metadata"]["labels"].items()
+    (monitor,) = [each for each in objects.values() if each["kind"] == "ServiceMonitor"]
+    labels = objects["Service/ops/rq-nats-requeue"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
 @pytest.mark.parametrize(
@@ -147,16 +167,29 @@ def test_everything_switched_on(helm: Helm) -> None:
         ("image.digest=sha256:1", "digest"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("resyncSeconds=0", "resyncSeconds"),
+        ("trialNats.jetstream=true", "jetstream"),
+        ("test.server=x", "server"),
     ],
 )
 def test_typos_are_refused_by_name(helm: Helm, setting: str, words: str) -> None:
-    assert words in _refusal(helm, _IMAGE, setting)
+    assert words in refusal(helm, IMAGE, setting)
 
 
 def test_an_image_has_to_be_named(helm: Helm) -> None:
-    assert "--set image.repository=registry.example/nats-requeue" in _refusal(helm)
+    assert "--set image.repository=registry.example/nats-requeue" in refusal(helm)
 
 
 def test_all_and_some_namespaces_contradict(helm: Helm) -> None:
-    said = _refusal(helm, _IMAGE, "watchAllNamespaces=true", "watchNamespaces={shop}")
+    said = refusal(helm, IMAGE, "watchAllNamespaces=true", "watchNamespaces={shop}")
     assert "watchAllNamespaces and watchNamespaces: give one of them" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("podMonitor.enabled=true", "serviceMonitor.enabled=true"), "give one of them"),
+        (("serviceMonitor.enabled=true", "service.enabled=false"), "needs service.enabled"),
+    ],
+)
+def test_monitors_that_contradict(helm: Helm, settings: tuple[str, ...], words: str) -> None:
+    assert words in refusal(helm, IMAGE, *settings)

@@ -13,7 +13,9 @@ from tests.helm import CHART, helm_at
 
 _CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/requeuequeues.requeue.dev"
 _IMAGE = "image.repository=registry.example/nats-requeue"
-_SWITCHES = tuple(f"{each}.enabled=true" for each in ("networkPolicy", "podDisruptionBudget"))
+_SWITCHES = tuple(
+    f"{each}.enabled=true" for each in ("networkPolicy", "podDisruptionBudget", "dashboard", "trialNats")
+)
 
 
 def _kubeconfig_of_account(cluster: ControlPlane, namespace: str, directory: Path) -> Path:
@@ -50,6 +52,8 @@ def test_install_serve_upgrade_uninstall(cluster: ControlPlane, namespace: str, 
         sets = [word for each in (_IMAGE, *_SWITCHES, "image.tag=0.2.0") for word in ("--set", each)]
         done = helm("upgrade", "rq", str(CHART), *there, *sets)
         assert done.returncode == 0, done.stderr
+        nats = f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/component=trial-nats"
+        cluster.until("the pod of NATS is let in", lambda: len(cluster.get(nats)["items"]) == 1)
         assert (cluster.get(fleet)["metadata"]["uid"], cluster.get(fleet)["spec"]) == before
     installed = [each for each in yaml.safe_load_all(helm("get", "manifest", "rq", *there).stdout) if each]
     # But for the CRD: this kubectl would write its own annotation anew, for `kubectl apply` came first.

@@ -74,7 +74,7 @@ class ShardHttp:
         }
         body = await asyncio.to_thread(merged, texts)
         return web.Response(
-            body=(_own(shards, texts) + body).encode(),
+            body=(own_metrics(shards, texts) + body).encode(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
@@ -87,7 +87,8 @@ class ShardHttp:
             return 0, f"does not answer: {error or 'no answer in time'}"
 
 
-def _own(shards: list[Probe], texts: Mapping[int, str]) -> str:
+def own_metrics(shards: list[Probe], texts: Mapping[int, str]) -> str:
+    """Of the shards as processes, in Prometheus text format. `texts`: of those that answered."""
     lines = ["# HELP requeue_shard_up 1 while the shard answers.", "# TYPE requeue_shard_up gauge"]
     lines += [f'requeue_shard_up{{shard="{each.number}"}} {int(each.number in texts)}' for each in shards]
     lines += ["# HELP requeue_shard_restarts_total Times that it ended by itself and was started again."]

@@ -34,6 +34,42 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end -}}
 
+{{/* Of an object: (list . own), where `own` are annotations that it has by itself. Nothing where there are none. */}}
+{{- define "nats-requeue.annotations" -}}
+{{- with merge (dict) (index . 1) (index . 0).Values.annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of what is not the operator: (list . component). */}}
+{{- define "nats-requeue.labelsOf" -}}
+{{- $labels := include "nats-requeue.labels" (index . 0) | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/component" (index . 1) -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{- define "nats-requeue.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "nats-requeue.security" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "nats-requeue.trialNats" -}}
+{{- include "nats-requeue.fullname" . }}-nats
+{{- end -}}
+
+{{/* Whether the cluster knows the kinds of the Prometheus operator. */}}
+{{- define "nats-requeue.hasMonitoring" -}}
+{{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}yes{{ end -}}
+{{- end -}}
+
 {{- define "nats-requeue.image" -}}
 {{- $where := required "image.repository: say where the image lies, like --set image.repository=registry.example/nats-requeue" .Values.image.repository -}}
 {{- if .Values.image.digest -}}

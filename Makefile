@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test lint format generate helm fuzz bench soak clean
+.PHONY: help install demo test lint format generate manifests helm fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -38,9 +38,13 @@ test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
 soak: $(STAMP) ## what takes minutes: a million records, every crash by everyone who can come next
 	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m slow tests
 
-generate: $(STAMP) ## FlatBuffers code and the CRD (commit what it writes)
+generate: $(STAMP) ## FlatBuffers code, the CRD, the chart's README (commit what it writes)
 	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs
 	$(BIN)/python -m requeue_operator.crd crds/requeuequeues.requeue.dev.yaml charts/nats-requeue/files/requeuequeues.requeue.dev.yaml
+	$(BIN)/python charts/generate.py readme
+
+manifests: helm ## examples/install.yaml from the chart, for kubectl (commit what it writes)
+	$(BIN)/python charts/generate.py manifest
 
 HELM_VERSION := v4.3.1
 helm: $(STAMP) ## helm into .venv, for tests/chart; from source, with Go >= 1.26 (minutes, once)

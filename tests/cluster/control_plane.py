@@ -50,7 +50,7 @@ class ControlPlane:
         self._ca = trustme.CA()
         self._tls: SSLContext
 
-    def start(self, crds: Path) -> None:
+    def start(self, crds: Path | None = None) -> None:
         """Start all parts and wait until the API server is ready and the controllers have made service accounts.
 
         `crds` are applied before the controllers start: the garbage collector finds later ones after 30 s only.
@@ -61,8 +61,9 @@ class ControlPlane:
         self._start("etcd", *self._etcd_flags())
         self._start("kube-apiserver", *self._api_server_flags())
         self.until("the API server is ready", lambda: self.get("/readyz") is not None)
-        self.kubectl("apply", "-f", str(crds))
-        self.kubectl("wait", "--for=condition=Established", "-f", str(crds), "--timeout=60s")
+        if crds is not None:
+            self.kubectl("apply", "-f", str(crds))
+            self.kubectl("wait", "--for=condition=Established", "-f", str(crds), "--timeout=60s")
         controllers, scheduler = self.kubeconfig(CONTROLLERS), self.kubeconfig(SCHEDULER)
         self._start("kube-controller-manager", f"--kubeconfig={controllers}", *self._controller_flags())
         self._start("kube-scheduler", f"--kubeconfig={scheduler}", "--leader-elect=false", "--secure-port=0")

@@ -18,8 +18,9 @@ _SWITCHES = tuple(
 )
 
 
-def _kubeconfig_of_account(cluster: ControlPlane, namespace: str, directory: Path) -> Path:
-    token = cluster.kubectl("create", "token", "rq-nats-requeue", "-n", namespace).stdout.strip()
+def kubeconfig_of_account(cluster: ControlPlane, namespace: str, account: str, directory: Path) -> Path:
+    """A kubeconfig with a token of a service account."""
+    token = cluster.kubectl("create", "token", account, "-n", namespace).stdout.strip()
     document = yaml.safe_load(cluster.kubeconfig().read_text())
     document["users"][0]["user"] = {"token": token}
     file = directory / "account.kubeconfig"
@@ -41,7 +42,7 @@ def test_install_serve_upgrade_uninstall(cluster: ControlPlane, namespace: str, 
     cluster.until("the operator's pod is let in", lambda: len(cluster.get(pods)["items"]) == 1)
 
     operator = Operator("requeue-operator", tmp_path / "operator.log")
-    operator.start(_kubeconfig_of_account(cluster, namespace, tmp_path), namespace)
+    operator.start(kubeconfig_of_account(cluster, namespace, "rq-nats-requeue", tmp_path), namespace)
     with operator:
         create_queue(cluster, namespace, networkPolicy={"enabled": True})
         cluster.until("it is reconciled", lambda: has_condition(cluster, namespace, "Reconciling", "True"))

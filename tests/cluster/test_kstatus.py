@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.argocd import health
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import MERGE, OPERATOR, Operator, create_queue, has_condition, patch_spec
 from tests.cluster.recording import Event, Recording, recorded
@@ -85,7 +86,9 @@ def test_it_is_ready_only_when_all_of_that_generation_is(
         assert len(true) <= 1, (version, true)
         assert {each["observedGeneration"] for each in conditions.values()} <= {status["observedGeneration"]}
         assert status["observedGeneration"] <= generation
-        if status["observedGeneration"] == generation and true == ["Ready"]:
+        is_of_now = status["observedGeneration"] == generation
+        assert (health(queue)[0] == "Healthy") == (is_of_now and true == ["Ready"]), version
+        if is_of_now and true == ["Ready"]:
             said_ready += 1
             # Pods may be another thing again a moment later: it was so once, before it was said.
             assert any(_is_complete(each.object, queue["spec"]) for each in sets if each.version < version), (

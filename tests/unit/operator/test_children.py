@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 from requeue_operator.children import children
-from requeue_operator.validation import read_spec
 
 from tests.unit.operator.specs import OWNER, built, pod, read
 
@@ -64,10 +62,3 @@ def test_network_policy_lets_out_to_the_ports_of_the_servers() -> None:
     assert [each["port"] for each in policy["spec"]["egress"][0]["ports"]] == [53, 53, 4222, 4333, 4444]
     assert policy["spec"]["ingress"] == [{"ports": [{"port": 8080, "protocol": "TCP"}]}]
     assert built("NetworkPolicy") == []
-
-
-def test_example_is_right() -> None:
-    from pathlib import Path
-
-    example = Path(__file__).parents[3] / "examples" / "requeuequeue.yaml"
-    assert read_spec(yaml.safe_load(example.read_text(encoding="utf-8"))["spec"]).replicas == 3

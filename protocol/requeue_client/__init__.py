@@ -5,14 +5,23 @@
     async with await RequeueClient.connect("nats://127.0.0.1:4222") as requeue:
         await requeue.publish("orders.created", b"...", delay="10m", retries=5)
 
+and on the other side
+
+    @handler("orders.created", queue_group="billing")
+    async def charge(order: Delivery) -> None: ...
+
+    run(charge, servers="nats://127.0.0.1:4222")
+
 `client.py` is what an application calls; `message.py` turns arguments into wire bytes, `publisher.py` sends
 until the ack is there, `inbox.py` hands out the answers, `pipeline.py` keeps a window of them, `requests.py`
-and `admin.py` are the other conversations, `errors.py` is what may be raised. `local.py` and `bench/` run the
+and `admin.py` are the other conversations, `errors.py` is what may be raised. `handler.py` makes handlers of
+functions, `serving.py` runs them, `sync.py` is for programs without an event loop. `local.py` and `bench/` run the
 real parts on this machine.
 """
 
 from requeue_client.admin import AdminResult
 from requeue_client.client import RequeueClient
+from requeue_client.delivery import Delivery
 from requeue_client.errors import (
     Busy,
     CommitFailed,
@@ -33,18 +42,23 @@ from requeue_client.errors import (
     TransientRefusal,
     UnexpectedReply,
 )
+from requeue_client.handler import Handler, Reject, Retry, handler
 from requeue_client.message import Message, MessageOptions
 from requeue_client.pipeline import Outcome
 from requeue_client.publisher import Ack
 from requeue_client.requests import Reply, Requeued, retry_request
+from requeue_client.serving import Serving
+from requeue_client.sync import SyncClient, run
 
 __all__ = [
     "Ack",
     "AdminResult",
     "Busy",
     "CommitFailed",
+    "Delivery",
     "DiskFull",
     "Draining",
+    "Handler",
     "InvalidMessage",
     "MalformedMessage",
     "Message",
@@ -57,13 +71,19 @@ __all__ = [
     "PublishTimeout",
     "QueueFull",
     "RefusedError",
+    "Reject",
     "Reply",
     "RequestTimeout",
     "RequeueClient",
     "RequeueError",
     "Requeued",
+    "Retry",
+    "Serving",
     "SubjectNotAllowed",
+    "SyncClient",
     "TransientRefusal",
     "UnexpectedReply",
+    "handler",
     "retry_request",
+    "run",
 ]

@@ -20,11 +20,13 @@ from nats.aio.client import Client
 from requeue_client import admin, pipeline, requests
 from requeue_client.admin import AdminResult
 from requeue_client.errors import InvalidMessage, NotConnected
+from requeue_client.handler import Handler
 from requeue_client.inbox import ReplyInbox
 from requeue_client.message import Message, MessageOptions, encode
 from requeue_client.pipeline import Outcome
 from requeue_client.publisher import Ack, Patience, Publisher
 from requeue_client.requests import Reply, Requeued
+from requeue_client.serving import Serving
 from requeue_client.times import Duration, Instant, duration_ns, duration_s, instant_ns
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
@@ -58,6 +60,7 @@ class RequeueClient:
         self.nc = nc
         self._inbox = ReplyInbox(nc)
         self._publisher = Publisher(nc, self._inbox, intake)
+        self._servings: list[Serving] = []
         self._owns_connection = False
         self._ack_wait_s = duration_s(ack_wait, "ack_wait")
 
@@ -129,10 +132,12 @@ class RequeueClient:
         await self.close()
 
     async def close(self) -> None:
-        """Give up the reply inbox, and the connection where this client made it.
+        """Stop the handlers, give up the reply inbox, and the connection where this client made it.
 
         What is unanswered stays so.
         """
+        for serving in self._servings:
+            await serving.stop()
         self._publisher.close()
         await self._inbox.close()
         if self._owns_connection and not self.nc.is_closed:
@@ -216,6 +221,21 @@ class RequeueClient:
             later = replace(message, delay=requests.delay_for(outcome), msg_id=encoded.msg_id)
             encoded = encode(later)._replace(own_id=encoded.own_id)
         return Requeued(await self._publisher.publish(encoded, patience), outcome.reason)
+
+    async def serve(self, *handlers: Handler) -> Serving:
+        """Let handlers take messages; returns once their subscriptions stand.
+
+            async with await requeue.serve(charge, refund) as serving:
+                await serving.wait()
+
+        `close` stops them too.
+
+        Raises:
+            NotConnected: the connection is away or closed.
+        """
+        serving = Serving(self.nc, handlers)
+        self._servings.append(serving)
+        return await serving.start()
 
     async def cancel(self, msg_id: str, *, timeout: Duration = _ADMIN_TIMEOUT) -> AdminResult:
         """Remove the pending messages with this `Nats-Msg-Id`, at every worker instance.

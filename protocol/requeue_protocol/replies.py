@@ -91,7 +91,28 @@ def parse_intake_reply(headers: bytes | None, payload: bytes) -> Ack:
     return Ack(headers is not None and (header_value(headers, DUPLICATE) or "").lower() == "true")
 
 
-# ---- replay
+# ---- replay: handler's side
+
+
+ACK = b""
+WPI = b"+WPI"
+
+
+def nak(delay_ns: int | None = None, reason: str = "") -> bytes:
+    """Payload of "failed": again after `delay_ns`, by backoff when that is None. `reason` is the next last error."""
+    text = one_line(reason)
+    if delay_ns is not None:
+        return b"-NAK " + json.dumps({"delay": delay_ns, **({"reason": text} if text else {})}).encode()
+    # A text that looks like the JSON of a delay would be read as one.
+    return f"-NAK {text.lstrip('{')}".rstrip().encode()
+
+
+def term(reason: str = "") -> bytes:
+    """Payload of "never again": a dead letter with this reason."""
+    return f"+TERM {one_line(reason)}".rstrip().encode()
+
+
+# ---- replay: worker's side
 
 
 class Verb(Enum):
@@ -162,15 +183,15 @@ def _read_verb(verb: bytes, argument: bytes) -> Reply:
         return Reply(Verb.TERM, None, text)
     if not argument.startswith(b"{"):
         return Reply(Verb.NAK, None, text)
-    delay_ns = _nak_delay(argument)
-    return Reply(
-        Verb.NAK, delay_ns, "" if delay_ns is not None else one_line(f"-NAK with an unreadable delay: {text}")
-    )
-
-
-def _nak_delay(argument: bytes) -> int | None:
-    """Nanoseconds of `{"delay": ns}` (a Go duration as text is read too), None when it cannot be read."""
     body = _json_object(argument)
+    delay_ns, reason = _nak_delay(body), body.get("reason")
+    if delay_ns is None:
+        return Reply(Verb.NAK, None, one_line(f"-NAK with an unreadable delay: {text}"))
+    return Reply(Verb.NAK, delay_ns, one_line(reason) if isinstance(reason, str) else "")
+
+
+def _nak_delay(body: dict[str, object]) -> int | None:
+    """Nanoseconds of `{"delay": ns}` (a Go duration as text is read too), None when it cannot be read."""
     delay = body.get("delay")
     if isinstance(delay, str):
         try:

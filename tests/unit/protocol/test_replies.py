@@ -28,10 +28,12 @@ from requeue_protocol.replies import (
     Reply,
     Verb,
     ack,
+    nak,
     one_line,
     parse_intake_reply,
     read_replay_reply,
     refusal,
+    term,
 )
 
 from tests.unit.protocol.profile import checked
@@ -191,6 +193,10 @@ TABLE = {
     "-NAK with line end": Row(b"-NAK\r\n", Reply(Verb.NAK)),
     "-NAK with delay": Row(b'-NAK {"delay":30000000000}', Reply(Verb.NAK, 30_000_000_000)),
     "-NAK with delay and space": Row(b'-NAK { "delay": 5 }', Reply(Verb.NAK, 5)),
+    "-NAK with delay and reason": Row(
+        b'-NAK {"delay": 5, "reason": "locked\\nby another"}', Reply(Verb.NAK, 5, "locked by another")
+    ),
+    "-NAK with delay and a reason that is no text": Row(b'-NAK {"delay": 5, "reason": 7}', Reply(Verb.NAK, 5)),
     "-NAK now": Row(b'-NAK {"delay": 0}', Reply(Verb.NAK, 0)),
     "-NAK with Go duration": Row(b'-NAK {"delay": "1m30s"}', Reply(Verb.NAK, 90_000_000_000)),
     "-NAK with reason": Row(b"-NAK db is\nlocked", Reply(Verb.NAK, None, "db is locked")),
@@ -336,3 +342,22 @@ def test_ten_megabytes_of_noise_settle() -> None:
         assert read_replay_reply(None, prefix + b"\x01" + noise).verb is Verb.SETTLED
     assert read_replay_reply(None, b"-NAK " + noise).verb is Verb.NAK
     assert read_replay_reply(b"NATS/1.0\r\n" + noise, b"").verb is Verb.SETTLED
+
+
+# ---- replay, the handler's side
+
+
+@pytest.mark.parametrize(
+    ("payload", "read"),
+    [
+        (nak(), Reply(Verb.NAK)),
+        (nak(None, "locked\nby another"), Reply(Verb.NAK, None, "locked by another")),
+        (nak(None, '{"delay": 5}'), Reply(Verb.NAK, None, '"delay": 5}')),
+        (nak(0), Reply(Verb.NAK, 0)),
+        (nak(30, "ü" * 600), Reply(Verb.NAK, 30, "ü" * 256)),
+        (term(), Reply(Verb.TERM)),
+        (term("no such user"), Reply(Verb.TERM, None, "no such user")),
+    ],
+)
+def test_a_verb_is_read_as_it_was_written(payload: bytes, read: Reply) -> None:
+    assert read_replay_reply(None, payload) == read

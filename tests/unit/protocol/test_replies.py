@@ -196,7 +196,9 @@ TABLE = {
     "-NAK with delay and reason": Row(
         b'-NAK {"delay": 5, "reason": "locked\\nby another"}', Reply(Verb.NAK, 5, "locked by another")
     ),
-    "-NAK with delay and a reason that is no text": Row(b'-NAK {"delay": 5, "reason": 7}', Reply(Verb.NAK, 5)),
+    "-NAK with delay and a reason that is no text": Row(
+        b'-NAK {"delay": 5, "reason": 7}', Reply(Verb.NAK, 5)
+    ),
     "-NAK now": Row(b'-NAK {"delay": 0}', Reply(Verb.NAK, 0)),
     "-NAK with Go duration": Row(b'-NAK {"delay": "1m30s"}', Reply(Verb.NAK, 90_000_000_000)),
     "-NAK with reason": Row(b"-NAK db is\nlocked", Reply(Verb.NAK, None, "db is locked")),

@@ -26,6 +26,12 @@ from requeue_client.local import HOST, LocalProcess, free_port
 START_TIMEOUT_S = 120.0
 CONTROLLERS = "system:kube-controller-manager"
 SCHEDULER = "system:kube-scheduler"
+SERVICES = "10.252.0.0/16"
+SERVICE_ADDRESS = "10.252.0.1"
+"""Of the API server inside the cluster: the first of SERVICES."""
+SERVICE_NAMES = tuple(
+    f"kubernetes{each}" for each in ("", ".default", ".default.svc", ".default.svc.cluster.local")
+)
 
 
 class Part(LocalProcess):
@@ -41,9 +47,10 @@ class Part(LocalProcess):
 class ControlPlane:
     """`start` it, then use `kubectl`, or `kubeconfig(user)` with any client. RBAC is on; `admin` may do all."""
 
-    def __init__(self, binary: Path, directory: Path) -> None:
+    def __init__(self, binary: Path, directory: Path, address: str = HOST) -> None:
         self._binary = binary
         self._directory = directory
+        self._address = address
         self._etcd_port, self._etcd_peer_port, self._port = free_port(), free_port(), free_port()
         self._tokens: dict[str, tuple[str, str]] = {}
         self._parts: list[Part] = []
@@ -90,7 +97,7 @@ class ControlPlane:
     @property
     def url(self) -> str:
         """Of the API server."""
-        return f"https://{HOST}:{self._port}"
+        return f"https://{self._address}:{self._port}"
 
     def kubeconfig(self, user: str = "admin") -> Path:
         """A kubeconfig for a user that was there at the start, or a service account's token (`token:...`)."""
@@ -159,7 +166,7 @@ class ControlPlane:
 
     def _write_keys(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        server = self._ca.issue_cert(HOST, "localhost", "kubernetes.default.svc")
+        server = self._ca.issue_cert(self._address, HOST, "localhost", *SERVICE_NAMES, SERVICE_ADDRESS)
         self._ca.cert_pem.write_to_path(self._file("ca.pem"))
         server.private_key_and_cert_chain_pem.write_to_path(self._file("server.pem"))
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -192,9 +199,8 @@ class ControlPlane:
         tokens.chmod(0o600)
         return [
             f"--etcd-servers=http://{HOST}:{self._etcd_port}",
-            f"--bind-address={HOST}",
-            f"--advertise-address={HOST}",
-            "--endpoint-reconciler-type=none",  # an endpoint may not be a loopback address
+            f"--bind-address={self._address}",
+            f"--advertise-address={self._address}",
             f"--secure-port={self._port}",
             f"--cert-dir={self._file('certs')}",
             f"--tls-cert-file={self._file('server.pem')}",
@@ -203,9 +209,13 @@ class ControlPlane:
             f"--service-account-key-file={self._file('accounts.pem')}",
             f"--service-account-signing-key-file={self._file('accounts.pem')}",
             f"--token-auth-file={tokens}",
-            "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.252.0.0/16",
+            f"--service-cluster-ip-range={SERVICES}",
+            *self._more_api_server_flags(),
         ]
+
+    def _more_api_server_flags(self) -> list[str]:
+        # An endpoint may not be a loopback address.
+        return ["--authorization-mode=RBAC", "--endpoint-reconciler-type=none"]
 
     def _controller_flags(self) -> list[str]:
         return [

@@ -1,10 +1,14 @@
-// controlplane is one program that holds a Kubernetes control plane: its first argument names the part, the
-// rest are that part's own arguments. There is no kubelet in it: pods are made and never run.
+// controlplane is one program that holds a Kubernetes: its first argument names the part, the rest are that part's
+// own arguments. tests/cluster runs the control plane alone, without root and without pods that run; tests/e2e runs
+// the parts of a node beside it (node_linux.go).
 package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
@@ -16,33 +20,31 @@ import (
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 )
 
-const usage = "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubectl [arguments]"
-
-func main() {
-	if len(os.Args) < 2 {
-		fail(usage)
-	}
-	part := os.Args[1]
-	os.Args = append([]string{part}, os.Args[2:]...)
-	switch part {
-	case "etcd":
-		etcdmain.Main(os.Args)
-	case "kube-apiserver":
-		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
-	case "kube-controller-manager":
-		os.Exit(cli.Run(controllers.NewControllerManagerCommand()))
-	case "kube-scheduler":
-		os.Exit(cli.Run(scheduler.NewSchedulerCommand()))
-	case "kubectl":
+// parts by name: each runs until it ends, and gives the exit code.
+var parts = map[string]func() int{
+	"etcd":                    func() int { etcdmain.Main(os.Args); return 0 },
+	"kube-apiserver":          func() int { return cli.Run(apiserver.NewAPIServerCommand()) },
+	"kube-controller-manager": func() int { return cli.Run(controllers.NewControllerManagerCommand()) },
+	"kube-scheduler":          func() int { return cli.Run(scheduler.NewSchedulerCommand()) },
+	"kubectl": func() int {
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
-			fail(err)
+			return fail(err)
 		}
-	default:
-		fail(usage)
-	}
+		return 0
+	},
 }
 
-func fail(why any) {
+func main() {
+	if len(os.Args) < 2 || parts[os.Args[1]] == nil {
+		names := strings.Join(slices.Sorted(maps.Keys(parts)), "|")
+		os.Exit(fail("usage: controlplane " + names + " [arguments]"))
+	}
+	run := parts[os.Args[1]]
+	os.Args = os.Args[1:]
+	os.Exit(run())
+}
+
+func fail(why any) int {
 	fmt.Fprintln(os.Stderr, why)
-	os.Exit(2)
+	return 2
 }

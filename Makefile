@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test lint format generate manifests helm fuzz bench soak clean
+.PHONY: help install demo test lint format generate manifests helm lock fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -51,6 +51,13 @@ helm: $(STAMP) ## helm into .venv, for tests/chart; from source, with Go >= 1.26
 	@test -x $(BIN)/helm || { echo "building helm $(HELM_VERSION) (once, some minutes) ..."; \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" GOBIN="$(CURDIR)/$(BIN)" GOFLAGS= CGO_ENABLED=0 \
 	  go install -trimpath helm.sh/helm/v4/cmd/helm@$(HELM_VERSION); }
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+  --no-emit-index-url --no-emit-find-links --upgrade --custom-compile-command 'make lock'
+lock: $(STAMP) ## the image's dependencies, newest that fit, with their hashes (commit what it writes)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) -o worker/image/build.lock worker/image/build.in
+	$(COMPILE) --no-binary nkeys --extra worker --extra operator -o worker/image/requirements.lock pyproject.toml
 
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP) ## feed the readers with noise, FUZZ_SECONDS each (60)

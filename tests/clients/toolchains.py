@@ -24,6 +24,7 @@ from requeue_client.local import LocalProcessError, find_executable
 HERE = Path(__file__).parent
 FETCH_TIMEOUT_S = 240
 MIN_NODE = 20
+NATS_COMMAND = "github.com/nats-io/natscli/nats@v0.5.1"
 
 #: What Go, npm and the resolver say when nobody answers; anything else that goes wrong is ours.
 _UNREACHABLE = re.compile(
@@ -58,10 +59,46 @@ def node_driver(say: Say) -> list[str]:
     return [node, str(HERE / "node" / "driver.mjs"), str(_node_packages(node, say))]
 
 
+def nats_command(say: Say) -> Path:
+    """The nats command, built once from its Go module."""
+    go = _toolchain("go", "install Go, or `.venv/bin/pip install -e .[clients]`")
+    binary = _cache() / NATS_COMMAND.rpartition("@")[2] / "nats"
+    if not binary.exists():
+        say("the nats command: fetching and building it (once, a minute) ...")
+        binary.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=binary.parent) as made:
+            environ = {**os.environ, "GOBIN": made, "GOFLAGS": "", "GOWORK": "off", "CGO_ENABLED": "0"}
+            _fetch([go, "install", "-trimpath", NATS_COMMAND], HERE, environ)
+            (Path(made) / "nats").replace(binary)
+    return binary
+
+
+def go_environment(directory: Path) -> dict[str, str]:
+    """What `go run FILE` needs in `directory` under another home: the modules of the driver, and Go's own caches."""
+    go = _toolchain("go", "install Go, or `.venv/bin/pip install -e .[clients]`")
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(HERE / "go" / name, directory)
+    _fetch([go, "mod", "download"], directory, {**os.environ, "GOWORK": "off"})
+    names = ("GOCACHE", "GOMODCACHE", "GOENV", "GOPROXY", "GOSUMDB")
+    said = _run([go, "env", *names], directory).stdout.splitlines()
+    path = f"{Path(go).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**dict(zip(names, said, strict=True)), "GOWORK": "off", "GOFLAGS": "-mod=readonly", "PATH": path}
+
+
+def node_modules(say: Say) -> tuple[Path, Path]:
+    """Node, and the directory of the driver's packages, `node_modules` itself."""
+    node, _, packages = node_driver(say)
+    return Path(node), Path(packages) / "node_modules"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nats-requeue"
+
+
 def _node_packages(node: str, say: Say) -> Path:
     sources = [HERE / "node" / name for name in ("package.json", "package-lock.json", ".npmrc")]
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nats-requeue"
+    cache = _cache()
     packages = cache / f"node-{digest[:16]}"
     if packages.exists():
         return packages

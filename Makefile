@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test lint format generate manifests helm lock fuzz bench soak clean
+.PHONY: help install demo test lint format generate manifests helm kube-linter lock fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -58,6 +58,12 @@ lock: $(STAMP) ## the image's dependencies, newest that fit, with their hashes (
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(COMPILE) -o worker/image/build.lock worker/image/build.in
 	$(COMPILE) --no-binary nkeys --extra worker --extra operator -o worker/image/requirements.lock pyproject.toml
+
+KUBE_LINTER_VERSION := v0.7.6
+kube-linter: $(STAMP) ## kube-linter into .venv, for tests/chart; from source, with Go >= 1.26 (minutes, once)
+	@test -x $(BIN)/kube-linter || { echo "building kube-linter $(KUBE_LINTER_VERSION) (once, some minutes) ..."; \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" GOBIN="$(CURDIR)/$(BIN)" GOFLAGS= CGO_ENABLED=0 \
+	  go install -trimpath golang.stackrox.io/kube-linter/cmd/kube-linter@$(KUBE_LINTER_VERSION); }
 
 FUZZ_SECONDS ?= 60
 fuzz: $(STAMP) ## feed the readers with noise, FUZZ_SECONDS each (60)

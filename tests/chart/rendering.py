@@ -13,10 +13,12 @@ MONITORING = ("--api-versions", "monitoring.coreos.com/v1")
 """Flags: as in a cluster that knows the kinds of the Prometheus operator."""
 
 
-def render(helm: Helm, *settings: str, flags: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def render(
+    helm: Helm, *settings: str, flags: tuple[str, ...] = (), namespace: str = "ops"
+) -> dict[str, dict[str, Any]]:
     """The objects by kind, namespace and name; cluster-wide ones as kind//name."""
     sets = [word for each in (IMAGE, *settings) for word in ("--set", each)]
-    done = helm("template", "rq", str(CHART), "--namespace", "ops", *flags, *sets)
+    done = helm("template", "rq", str(CHART), "--namespace", namespace, *flags, *sets)
     assert done.returncode == 0, done.stderr
     objects = [each for each in yaml.safe_load_all(done.stdout) if each]
     found = {f"{o['kind']}/{o['metadata'].get('namespace', '')}/{o['metadata']['name']}": o for o in objects}

@@ -56,7 +56,7 @@ def test_dashboard_is_the_one_of_the_file(helm: Helm) -> None:
     ("settings", "servers"),
     [
         ((), ["nats://nats:4222"]),
-        (("trialNats.enabled=true",), ["nats://rq-nats-requeue-nats:4222"]),
+        (("trialNats.enabled=true", "trialNats.name=bus"), ["nats://bus:4222"]),
         (("test.servers={tls://a,tls://b}",), ["tls://a", "tls://b"]),
     ],
 )
@@ -75,7 +75,7 @@ def test_requeue_takes_the_command_of_helm_test(
 
 
 def test_trial_nats_runs_with_its_arguments(helm: Helm, tmp_path: Path) -> None:
-    deployment = render(helm, "trialNats.enabled=true")["Deployment/ops/rq-nats-requeue-nats"]
+    deployment = render(helm, "trialNats.enabled=true")["Deployment/ops/nats"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     port, monitor = str(free_port()), str(free_port())
     args = [each.replace("4222", port).replace("8222", monitor) for each in container["args"]]

@@ -147,9 +147,9 @@ def test_only_the_operator_is_selected_as_the_operator(helm: Helm) -> None:
     )
     selector = objects["Deployment/ops/rq-nats-requeue"]["spec"]["selector"]["matchLabels"]
     others = (
-        objects["Deployment/ops/rq-nats-requeue-nats"]["spec"]["template"],
+        objects["Deployment/ops/nats"]["spec"]["template"],
         objects["Pod/ops/rq-nats-requeue-check"],
-        objects["Service/ops/rq-nats-requeue-nats"],
+        objects["Service/ops/nats"],
     )
     for each in others:
         assert not selector.items() <= each["metadata"]["labels"].items()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
+from tests.chart.rendering import render
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import Operator, children, create_queue, has_condition
 from tests.cluster.specs import path
@@ -15,6 +17,17 @@ _CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/requeuequeues.re
 _IMAGE = "image.repository=registry.example/nats-requeue"
 _SWITCHES = tuple(
     f"{each}.enabled=true" for each in ("networkPolicy", "podDisruptionBudget", "dashboard", "trialNats")
+)
+_RICH = (
+    "imagePullSecrets[0].name=registry",
+    "tolerations[0].operator=Exists",
+    "topologySpreadConstraints[0].maxSkew=1,topologySpreadConstraints[0].topologyKey=zone",
+    "topologySpreadConstraints[0].whenUnsatisfiable=ScheduleAnyway",
+    "topologySpreadConstraints[0].labelSelector.matchLabels.team=a",
+    "env[0].name=TZ,env[0].value=UTC",
+    "nodeSelector.disk=ssd,labels.team=a,annotations.b=c,podLabels.d=e,podAnnotations.f=g",
+    "crds.enabled=false",  # tests/cluster/test_gitops.py has it
+    "test.secretName=login,test.args={--creds,/etc/requeue/credentials/user.creds}",
 )
 
 
@@ -72,3 +85,17 @@ def test_install_serve_upgrade_uninstall(cluster: ControlPlane, namespace: str, 
     done = helm("install", "rq", str(CHART), *there, "--set", _IMAGE)
     assert done.returncode == 0, f"it does not take up what it left: {done.stderr}"
     assert helm("uninstall", "rq", *there).returncode == 0
+
+
+@pytest.mark.parametrize("scope", ["watchAllNamespaces=false", "watchAllNamespaces=true"])
+def test_all_that_it_can_make_fits_the_schemas_of_the_api_server(
+    cluster: ControlPlane, namespace: str, tmp_path: Path, scope: str
+) -> None:
+    objects = render(helm_at(tmp_path), *_SWITCHES, *_RICH, scope, namespace=namespace)
+    assert {"Pod", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget"} <= {
+        each["kind"] for each in objects.values()
+    }
+    flags = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
+    said = cluster.kubectl("apply", *flags, "-f", "-", stdin=yaml.safe_dump_all(objects.values()))
+    assert said.stderr == "", "a warning of Pod Security, or of a field that nobody knows"
+    assert said.stdout.count("serverside-applied (server dry run)") == len(objects)

@@ -61,10 +61,6 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- define "nats-requeue.trialNats" -}}
-{{- include "nats-requeue.fullname" . }}-nats
-{{- end -}}
-
 {{/* Whether the cluster knows the kinds of the Prometheus operator. */}}
 {{- define "nats-requeue.hasMonitoring" -}}
 {{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}yes{{ end -}}

@@ -85,7 +85,12 @@ def _pod_monitor(owner: Owner) -> Manifest:
 
 def _disruption_budget(owner: Owner) -> Manifest:
     # maxUnavailable, not minAvailable: with one replica that would block the drain of a node for ever.
-    spec = {"maxUnavailable": 1, "selector": {"matchLabels": owner.selector}}
+    spec = {
+        "maxUnavailable": 1,
+        # All are unready while NATS is away, and what is on disk moves with the pod: that is no reason to block a node.
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": owner.selector},
+    }
     return owner.child("policy/v1", "PodDisruptionBudget", owner.name, spec=spec)
 
 

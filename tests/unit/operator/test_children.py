@@ -56,6 +56,14 @@ def test_secrets_are_mounted_as_files_that_follow_them() -> None:
     assert "subPath" not in mount
 
 
+def test_one_worker_at_a_time_is_evicted_and_an_unready_one_at_any_time() -> None:
+    (budget,) = built("PodDisruptionBudget")
+    assert (budget["spec"]["maxUnavailable"], budget["spec"]["unhealthyPodEvictionPolicy"]) == (
+        1,
+        "AlwaysAllow",
+    )
+
+
 def test_network_policy_lets_out_to_the_ports_of_the_servers() -> None:
     servers = ["tls://a:4333", "b", "nats://[::1]:4444"]
     (policy,) = built("NetworkPolicy", nats={"servers": servers}, networkPolicy={"enabled": True})

@@ -12,8 +12,9 @@ import yaml
 from requeue_client.cli import main
 from requeue_client.local import find_executable, free_port
 from requeue_operator.children import Owner
+from requeue_operator.validation import read_spec
 
-from tests.chart.rendering import MONITORING, render
+from tests.chart.rendering import IMAGE, MONITORING, render
 from tests.helm import CHART, Helm
 
 
@@ -98,3 +99,34 @@ def _is_well(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _notes(helm: Helm, *settings: str) -> str:
+    sets = [word for each in (IMAGE, *settings) for word in ("--set", each)]
+    done = helm("install", "rq", str(CHART), "--namespace", "ops", "--dry-run=client", *sets)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\nNOTES:\n")[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "scope", "server"),
+    [
+        ((), "namespace ops, and in no other", "nats://nats:4222"),
+        (("watchNamespaces={shop,mail}",), "namespaces shop, mail, and in no other", "nats://nats:4222"),
+        (("watchAllNamespaces=true", "trialNats.enabled=true"), "all namespaces", "nats://nats.ops:4222"),
+    ],
+)
+def test_notes_tell_the_scope_and_show_a_requeuequeue_that_is_right(
+    helm: Helm, settings: tuple[str, ...], scope: str, server: str
+) -> None:
+    notes = _notes(helm, *settings)
+    assert f"RequeueQueues in {scope}." in notes
+    shown = yaml.safe_load(notes.split("<<'EOF'\n")[1].split("  EOF\n")[0])
+    assert read_spec(shown["spec"]).nats.servers == (server,)
+    assert "helm test rq -n ops --logs" in notes
+
+
+def test_notes_tell_what_was_left_out_and_what_is_for_trial(helm: Helm) -> None:
+    notes = _notes(helm, "podMonitor.enabled=true", "trialNats.enabled=true")
+    assert "No monitors and rules for Prometheus were made" in notes
+    assert "is for trial alone: no login, no TLS, one pod" in notes

@@ -101,15 +101,21 @@ def test_an_example_becomes_ready_and_does_not_drift(
     fresh.kubectl("apply", *flags, "--validate=strict", "-f", "-", stdin=text)
     queues = [each for each in documents if each["kind"] == "RequeueQueue"]
     wanted = sum(int(each["spec"].get("replicas", 1)) for each in queues)
-    if example != "autoscaling-hpa":  # the autoscaler asks for two
-        make_pods_ready(fresh, shop, wanted)
-    else:
-        make_pods_ready(fresh, shop, 2)
+    autoscalers = [each for each in documents if each["kind"] == "HorizontalPodAutoscaler"]
+    make_pods_ready(fresh, shop, autoscalers[0]["spec"]["minReplicas"] if autoscalers else wanted)
     for queue in queues:
         name = queue["metadata"]["name"]
         fresh.kubectl("-n", shop, "wait", "--for=condition=Ready", f"rq/{name}", "--timeout=60s")
         assert health(fresh.get(path(shop, name)))[0] == "Healthy"
     assert _drift(fresh, text, *flags) == ""
+
+
+def test_the_health_check_is_merged_into_argo_cds_configuration(fresh: ControlPlane, shop: str) -> None:
+    fresh.kubectl("-n", shop, "create", "configmap", "argocd-cm", "--from-literal=url=https://argocd.example")
+    file = _EXAMPLES / "gitops/argocd-health.yaml"
+    fresh.kubectl("-n", shop, "patch", "configmap", "argocd-cm", "--patch-file", str(file))
+    data = fresh.get(f"/api/v1/namespaces/{shop}/configmaps/argocd-cm")["data"]
+    assert data.keys() == {"url", *yaml.safe_load(file.read_text(encoding="utf-8"))["data"]}
 
 
 @pytest.mark.usefixtures("operator")

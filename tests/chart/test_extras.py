@@ -16,6 +16,7 @@ from requeue_operator.validation import read_spec
 
 from tests.chart.rendering import IMAGE, MONITORING, render
 from tests.helm import CHART, Helm
+from tests.servers import NatsServer, WorkerFactory
 
 
 def test_one_monitor_finds_the_workers_of_all_requeuequeues(helm: Helm) -> None:
@@ -73,6 +74,19 @@ def test_requeue_takes_the_command_of_helm_test(
         "requeue.publish",
         "shop.check",
     )
+
+
+def test_helm_test_passes_where_there_is_a_worker_and_fails_where_there_is_none(
+    helm: Helm, nats_server: NatsServer, worker_factory: WorkerFactory
+) -> None:
+    settings = f"test.servers={{{nats_server.url}}}", "test.timeout=2s"
+    (container,) = render(helm, *settings)["Pod/ops/rq-nats-requeue-check"]["spec"]["containers"]
+    argv = [str(find_executable(*container["command"], "make install")), *container["args"]]
+    alone = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert (alone.returncode, "start a worker" in alone.stderr) == (3, True), alone.stderr
+    worker_factory(nats_server)
+    served = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert (served.returncode, served.stderr) == (0, "")
 
 
 def test_trial_nats_runs_with_its_arguments(helm: Helm, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from requeue_client.local import find_executable, free_port
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 HOWTO = sorted((ROOT / "docs/howto").glob("[a-z]*.md"))
+JETSTREAM = ROOT / "docs/jetstream.md"
+NEED_TOOLS = [*HOWTO, JETSTREAM]  # run by tests/clients/test_howto.py
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND_S = 60.0
 

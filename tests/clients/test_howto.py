@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.toolchains import go_environment, nats_command, node_modules
-from tests.documents import HOWTO, Shell, blocks_in, blocks_of, relative, run_blocks
+from tests.documents import HOWTO, JETSTREAM, Shell, blocks_in, blocks_of, relative, run_blocks
 
 LANGUAGES = ("Go", "Python", "Node", "The nats command")
 _HEADING = re.compile(r"^## (.+)\n", re.MULTILINE)
@@ -19,12 +19,6 @@ def parts_of(page: Path) -> dict[str, str]:
     """What stands before the first heading, under `""`, and what under each of the others."""
     before, *rest = _HEADING.split(page.read_text())
     return {"": before, **dict(zip(rest[::2], rest[1::2], strict=True))}
-
-
-@pytest.fixture(params=LANGUAGES)
-def language(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture
@@ -62,7 +56,13 @@ def test_page_shows_every_language_and_no_block_stands_elsewhere(page: Path) -> 
             assert block.language == "console" or (block.file_name and block.file_name in console), block
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("page", HOWTO, ids=relative)
 def test_page_holds(page: Path, language: str, shell: Shell) -> None:
     parts = parts_of(page)
     run_blocks(shell, [*blocks_in(parts[""]), *blocks_in(parts[language])])
+
+
+@pytest.mark.parametrize("language", ["The nats command"])
+def test_page_of_the_jetstream_bridge_holds(shell: Shell) -> None:
+    run_blocks(shell, blocks_of(JETSTREAM))

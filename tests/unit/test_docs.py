@@ -1,7 +1,7 @@
 """The documentation holds: its commands run and print what they are said to, names exist, links lead somewhere.
 
-`tests/documents.py` says how blocks are run. Those of docs/howto need Go, Node and the nats command, and are run by
-tests/clients/test_howto.py.
+`tests/documents.py` says how blocks are run. Those of docs/howto and docs/jetstream.md need Go, Node
+or the nats command, and are run by tests/clients/test_howto.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from requeue_protocol.policy import QueuePolicy
 from requeue_worker.nats_settings import NatsSettings
 from requeue_worker.settings import Settings
 
-from tests.documents import DOCUMENTS, HOWTO, ROOT, Shell, blocks_of, prose_of, relative, run_blocks
+from tests.documents import DOCUMENTS, NEED_TOOLS, ROOT, Shell, blocks_of, prose_of, relative, run_blocks
 
 RUNNABLE = [
     document
     for document in DOCUMENTS
-    if document not in HOWTO and any(block.language == "console" for block in blocks_of(document))
+    if document not in NEED_TOOLS and any(block.language == "console" for block in blocks_of(document))
 ]
 
 

@@ -21,6 +21,7 @@ from types import TracebackType
 from requeue_protocol.errors import RefusedError
 from requeue_worker.admin import Admin
 from requeue_worker.answers import Answers
+from requeue_worker.bridge.bridge import Bridge, subjects_of
 from requeue_worker.broker.nats import Broker
 from requeue_worker.broker.parser import Raw
 from requeue_worker.broker.permissions import read_violation
@@ -205,6 +206,7 @@ class Worker:
             duplicate=self._ingest.on_duplicates,
             failed=self._ingest.on_look_up_failed,
         )
+        self._bridge = self._make_bridge() if settings.intake and settings.bridge.consumers else None
         self._answers = Answers(settings.subject, self._ingest.refuse)
         self._retirement = Retirement(
             self._registry,
@@ -250,6 +252,22 @@ class Worker:
             clock_stepped=self._scheduler.look_again,
         )
 
+    def _make_bridge(self) -> Bridge:
+        broker, said = self._broker, self.settings.bridge
+        return Bridge(
+            said,
+            self._store,
+            self._committer,
+            self._ingest,
+            self._dead_letters,
+            self.counts,
+            self._clock,
+            messages=broker.messages_of_streams(),
+            source=broker.heard(subjects_of(said), self.settings.queue_group)
+            if said.advisory_stream is None
+            else broker.captured(said.advisory_stream, said.durable, subjects_of(said)),
+        )
+
     async def _connect(self) -> None:
         await self._broker.connect()
         self._replayer.inbox = self._answers.inbox = self._broker.inbox_prefix
@@ -262,6 +280,8 @@ class Worker:
                 self.settings.queue_group,
                 lambda batch: self._ingest.on_messages(self._answers.check(batch)),
             )
+        if self._bridge is not None:
+            self._supervisor.start("bridge", self._bridge.run_forever())
         await self._broker.keep_subscribed()
 
     async def stop(self) -> None:
@@ -279,6 +299,8 @@ class Worker:
             self._scheduler.stop()
             await self._reaper.stop()
             await self._receiver.stop()
+            if self._bridge is not None:
+                await self._bridge.stop()
             if self._committer.failed is None:
                 await self._finish_work()
         except CommitError:

@@ -87,6 +87,7 @@ class Counts:
     """All counters of one worker. A queue that is gone may be removed from `queues`."""
 
     __slots__ = (
+        "bridged",
         "commit_messages",
         "commit_seconds",
         "commits",
@@ -131,6 +132,8 @@ class Counts:
         self.handover_dead_letters = 0
         self.handover_batches = 0
         self.handover_duplicates = 0
+        self.bridged: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        """Advisories of JetStream dealt with, by stream, consumer and result."""
         self.nats_disconnects = 0
         """Connections that broke."""
         self.nats_denied: defaultdict[str, int] = defaultdict(int, dict.fromkeys(DENIED, 0))

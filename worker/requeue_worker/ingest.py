@@ -143,6 +143,25 @@ class Ingest:
             self._committer.accept(accepted)
         return refused
 
+    def prepare(self, headers: bytes, payload: bytes, *, limited: bool) -> NewMessage:
+        """A plain message of the worker's own, checked as any other; its commit is the caller's. Raises RefusedError.
+
+        It counts as waiting in its queue until then; `limited`: within `max_messages` and `max_bytes`.
+        """
+        if self.closed is not None:
+            raise self.closed.with_traceback(None)
+        size, limit = len(headers) + len(payload), self._max_payload() - REPLAY_HEADROOM_BYTES
+        if size > limit:
+            raise _too_large(size, limit)
+        message = self._with_headers(b"", headers, payload)
+        queue = message.lane.queue
+        if limited:
+            _take_room(queue, size)
+        else:
+            queue.waiting += 1
+            queue.waiting_bytes += size
+        return message
+
     def _with_headers(self, reply: bytes, headers: bytes, payload: bytes) -> NewMessage:
         policy = read_intake_headers(headers)
         if policy.subject is not None:

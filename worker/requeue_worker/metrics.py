@@ -163,6 +163,7 @@ class _Copy(Collector):
         )
         self._refused = dict(counts.refused)
         self._denied = dict(counts.nats_denied)
+        self._bridged = dict(counts.bridged)
         self._set_aside = dict(counts.reaper_set_aside)
         self._queues = list(queues)
         self._queue_counts = [
@@ -200,6 +201,14 @@ class _Copy(Collector):
         for action, count in sorted(self._denied.items()):
             denied.add_metric((action,), count)
         yield denied
+        bridged = CounterMetricFamily(
+            "requeue_bridge_messages_total",
+            "Messages that consumers of streams gave up, by what became of them.",
+            labels=("stream", "consumer", "result"),
+        )
+        for labels, count in sorted(self._bridged.items()):
+            bridged.add_metric(labels, count)
+        yield bridged
         set_aside = GaugeMetricFamily(
             "requeue_reaper_set_aside_info",
             "1 for each directory of a gone instance that can't be merged.",

@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, Valid
 from requeue_protocol.durations import NS_PER_S
 from requeue_protocol.policy import Duration, NamedQueuePolicy, QueuePolicy, Size
 from requeue_protocol.subjects import INTAKE_DEFAULT, QUEUE_GROUP, check_pattern, subject_matches
+from requeue_worker.bridge.settings import BridgeSettings
 from requeue_worker.config_file import read_config_file
 from requeue_worker.credential_files import mistakes_in
 from requeue_worker.http import HttpAddress
@@ -148,6 +149,7 @@ class Settings(Section):
     )
 
     reaper: ReaperSettings = Field(default_factory=ReaperSettings)
+    bridge: BridgeSettings = Field(default_factory=BridgeSettings)
 
     _origin: Origin | None = PrivateAttr(None)
     _effective: tuple[object, object, dict[str, QueuePolicy]] | None = PrivateAttr(None)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from nats import errors as nats_errors
 from requeue_worker.broker.client import BulkClient
 from requeue_worker.broker.confirming import Confirming
+from requeue_worker.broker.jetstream import Captured, Heard, Messages
 from requeue_worker.broker.login import read_login, way_of
 from requeue_worker.broker.parser import Consumer
 from requeue_worker.broker.permissions import Denials, Permissions, read_violation
@@ -94,6 +95,23 @@ class Broker:
                 await self.publish(message.reply, reply)
 
         await self._subscriptions.add_other(subject, handle)
+
+    def messages_of_streams(self) -> Messages:
+        """JetStream's messages by their sequence."""
+        return Messages(self._client)
+
+    def captured(self, stream: str, durable: str, subjects: Sequence[str]) -> Captured:
+        """What a stream captures of these subjects, through a consumer that all workers share."""
+        return Captured(self._client, stream, durable, subjects)
+
+    def heard(self, subjects: Sequence[str], queue_group: str) -> Heard:
+        """What is published to these subjects, each message to one worker of the group."""
+
+        async def subscribe(take: Callable[[Any], Awaitable[None]]) -> None:
+            for subject in subjects:
+                await self._subscriptions.add_other(subject, take, queue_group)
+
+        return Heard(subscribe)
 
     async def keep_subscribed(self) -> None:
         """See to it that the subscriptions stand, for ever."""

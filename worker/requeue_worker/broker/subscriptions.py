@@ -71,9 +71,10 @@ class Subscriptions:
         handle = await self._client.subscribe_hot(subject, consumer, queue_group)
         self._intake = Own(subject, queue_group, handle)
 
-    async def add_other(self, subject: str, callback: Callable[[Any], Any]) -> None:
+    async def add_other(self, subject: str, callback: Callable[[Any], Any], queue_group: str = "") -> None:
         """Something that the worker does besides."""
-        self._others.append(Own(subject, "", await self._client.subscribe(subject, cb=callback)))
+        handle = await self._client.subscribe(subject, queue_group, cb=callback)
+        self._others.append(Own(subject, queue_group, handle))
 
     async def end_intake(self, timeout_s: float) -> None:
         """Unsubscribe; on return everything that the server had sent has been handed over.

@@ -84,6 +84,11 @@ class Committer:
         self.waiting_bytes = 0
         self._watchers: list[set[bytes]] = []
 
+    @property
+    def ids(self) -> Ids:
+        """What new messages get their Requeue-Ids of."""
+        return self._ids
+
     def mint_id(self) -> bytes:
         """A new Requeue-Id."""
         self._ids.sequence += 1

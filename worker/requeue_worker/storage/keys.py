@@ -22,6 +22,7 @@ _ID_KEY_LEN: Final = struct.Struct(">H")
 META_FORMAT: Final = b"format"
 META_QUEUE: Final = b"q"
 META_MARK: Final = b"p"  #: and the key of a dead letter: it is still to be published
+META_BRIDGED: Final = b"bridged/"  #: and the id of an advisory of JetStream: done, and perhaps not acked yet
 
 
 def queue_prefix(queue: str) -> bytes:

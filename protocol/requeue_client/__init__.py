@@ -15,8 +15,8 @@ and on the other side
 `client.py` is what an application calls; `message.py` turns arguments into wire bytes, `publisher.py` sends
 until the ack is there, `inbox.py` hands out the answers, `pipeline.py` keeps a window of them, `requests.py`
 and `admin.py` are the other conversations, `errors.py` is what may be raised. `handler.py` makes handlers of
-functions, `serving.py` runs them, `sync.py` is for programs without an event loop. `local.py` and `bench/` run the
-real parts on this machine.
+functions, `serving.py` runs them, `sync.py` is for programs without an event loop, `tracing.py` for those
+with OpenTelemetry. `local.py` and `bench/` run the real parts on this machine.
 """
 
 from requeue_client.admin import AdminResult

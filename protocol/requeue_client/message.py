@@ -22,6 +22,7 @@ from requeue_protocol.errors import MalformedMessage
 from requeue_protocol.header_values import MAX_MSG_ID_BYTES, MAX_PRIORITY, UNLIMITED_RETRIES
 from requeue_protocol.subjects import check_publish_subject, check_queue_name
 
+from requeue_client import tracing
 from requeue_client.errors import InvalidMessage, MessageTooLarge
 from requeue_client.times import Duration, Instant, duration_ns, instant_ns
 
@@ -101,6 +102,7 @@ def encode(message: Message) -> Encoded:
         own, msg_id = _own_headers(message)
         if msg_id is not None:
             own[h.MSG_ID] = msg_id
+        tracing.inject(own)
         made_up = msg_id is None
         if msg_id is None:
             msg_id = urandom(16).hex()

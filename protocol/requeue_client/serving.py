@@ -25,6 +25,7 @@ from requeue_client.delivery import Delivery, read_delivery
 from requeue_client.errors import NotConnected
 from requeue_client.handler import Handler, Reject, Retry, reply_for, reply_to
 from requeue_client.times import Duration, duration_s
+from requeue_client.tracing import consumer_span
 
 _GRACE = "30s"
 _logger = logging.getLogger("requeue_client")
@@ -144,7 +145,8 @@ class _House:
         limit_s = self._handler.timeout_s
         try:
             async with asyncio.timeout(limit_s) as limit:
-                return await self._begin(delivery)
+                with consumer_span(delivery):
+                    return await self._begin(delivery)
         except TimeoutError:
             if limit.expired():
                 raise TimeoutError(f"not done within {limit_s:g} s") from None

@@ -69,6 +69,22 @@ def test_a_scan_that_meets_a_damaged_block_raises_and_does_not_just_end(
     engine.close()
 
 
+def test_a_scan_takes_in_what_is_written_behind_it_meanwhile(tmp_path: Path) -> None:
+    """It is on disk, so it is no damage that the scan, which began before, had ended without it."""
+    engine = Engine(a_closed_database(tmp_path / "db", records=3))
+    items, keys = engine.items(MESSAGES, b"", b"\xff"), engine.keys(MESSAGES, b"", b"\xff")
+    begun = [next(items) for _ in range(3)], [next(keys) for _ in range(3)]
+    batch = engine.batch()
+    behind = b"\x04soon\x05" + bytes(24)
+    batch.put(behind, b"value")
+    engine.write(batch)
+
+    assert list(items) == [(behind, b"value")]
+    assert list(keys) == [behind]
+    assert [key for key, _ in begun[0]] == begun[1]
+    engine.close()
+
+
 def test_scans_of_sound_ranges_give_all_that_is_in_them(tmp_path: Path) -> None:
     engine = Engine(a_closed_database(tmp_path / "db"))
     first, last = (b"\x04soon\x04" + number.to_bytes(24, "big") for number in (10, 20))

@@ -169,12 +169,16 @@ class Engine:
         """
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
-        last = b""
-        items: Iterator[tuple[bytes, bytes]] = self._families[family].items(from_key=start, read_opt=options)  # type: ignore[assignment]
-        for item in items:
-            last = item[0]
-            yield item
-        self._check_end(family, last + b"\x00" if last else start, options)
+        beyond: bytes | None = start
+        while beyond is not None:
+            start, last = beyond, b""
+            items: Iterator[tuple[bytes, bytes]] = self._families[family].items(
+                from_key=start, read_opt=options
+            )  # type: ignore[assignment]
+            for item in items:
+                last = item[0]
+                yield item
+            beyond = self._what_follows(family, start, last, options)
 
     def few(self, family: str, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         """As `items`, all at once: for ranges of a few records, where a second look at the end would cost the most."""
@@ -209,22 +213,31 @@ class Engine:
         """As `items`, keys alone."""
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
-        last = b""
-        keys: Iterator[bytes] = self._families[family].keys(from_key=start, read_opt=options)  # type: ignore[assignment]
-        for last in keys:
-            yield last
-        self._check_end(family, last + b"\x00" if last else start, options)
+        beyond: bytes | None = start
+        while beyond is not None:
+            start, last = beyond, b""
+            keys: Iterator[bytes] = self._families[family].keys(from_key=start, read_opt=options)  # type: ignore[assignment]
+            for last in keys:
+                yield last
+            beyond = self._what_follows(family, start, last, options)
 
-    def _check_end(self, family: str, beyond: bytes, options: ReadOptions) -> None:
-        """Whether a scan found the end of its range: rocksdict's iterators end just so at a damaged block, silently."""
+    def _what_follows(self, family: str, start: bytes, last: bytes, options: ReadOptions) -> bytes | None:
+        """Where a scan that gave nothing behind `last` goes on; None at the end of its range. Raises DataDamaged.
+
+        rocksdict's iterators end just so at a damaged block, silently: there this second look finds the damage. What it
+        finds otherwise was written since the scan began, which sees the database as it was then.
+        """
+        beyond = last + b"\x00" if last else start
         end = self._families[family].iter(options)
         end.seek(beyond)
         try:
             end.status()
         except Exception as error:
             raise DataDamaged(f"{family} can't be read at {beyond.hex()}: {error}{WHAT_TO_DO}") from error
-        if end.valid():
-            raise DataDamaged(f"{family} can't be read in one piece: a scan ended before {beyond.hex()}")
+        found: bytes | None = end.key() if end.valid() else None
+        if found == start and not last:
+            raise DataDamaged(f"{family} can't be read at {start.hex()}: a scan from there gives nothing")
+        return found
 
     def reclaim(self, ranges: Iterable[tuple[str, bytes, bytes]]) -> None:
         """Flush what is in memory, so that logs go, and rewrite these ranges without what was removed from them."""

@@ -124,18 +124,19 @@ class SubjectRules:
         self._allow = allow
         self._deny = ("_INBOX.>", ADMIN_PREFIX, f"{ADMIN_PREFIX}.>", intake, *deny)
         self._system = tuple(pattern for pattern in allow if pattern.startswith("$"))
-        self._passed: set[bytes] = set()
+        #: subjects that `check` has let through lately
+        self.passed: set[bytes] = set()
 
     def check(self, subject: bytes) -> None:
         """Raise MalformedMessage or SubjectNotAllowed when a message must not be replayed to `subject`."""
-        if subject in self._passed:
+        if subject in self.passed:
             return
         check_publish_subject(subject)
         self._judge(subject.decode())
         if len(subject) <= _CACHED_SUBJECT_BYTES:
-            if len(self._passed) >= _CACHED_VERDICTS:
-                self._passed.clear()  # unique subjects: rather judge again than grow
-            self._passed.add(subject)
+            if len(self.passed) >= _CACHED_VERDICTS:
+                self.passed.clear()  # unique subjects: rather judge again than grow
+            self.passed.add(subject)
 
     def _judge(self, subject: str) -> None:
         for pattern in self._deny:

@@ -11,9 +11,13 @@ from requeue_worker.record import DELAY, HAS_CLIENT_ID, HEAD_STATIC, RECORD_VERS
 
 _FRAMES_KEPT: Final = 2048
 _PLACES_KEPT: Final = 256
+_SIZES_KEPT: Final = 256
 _LEARN_EVERY: Final = (
     8  #: what never comes twice is mostly not learnt, since that takes as long as reading it
 )
+
+
+_NO_DELAY: Final = DELAY.pack(0)
 
 
 class Heading(NamedTuple):
@@ -26,6 +30,17 @@ class Heading(NamedTuple):
     subject: bytes
 
 
+class _Last(NamedTuple):
+    """The newest envelope of one size that was known, cut up: equal parts mean an equal frame."""
+
+    before: bytes
+    delay_at: int
+    delay_end: int
+    between: bytes  #: from the delay to the payload, its length included
+    after: bytes
+    known: tuple[bytes, int, str, bytes]
+
+
 class Envelopes:
     """Reads envelopes without headers. What an envelope said is remembered by its frame, in bounded caches."""
 
@@ -33,11 +48,27 @@ class Envelopes:
         self._places: dict[bytes, tuple[int, int, int]] = {}
         #: by frame: the head up to its delay, ttl, queue, subject
         self._known: dict[bytes, tuple[bytes, int, str, bytes]] = {}
+        #: by size of the envelope
+        self._last: dict[int, _Last] = {}
         self._unknown = 0
 
     def read(self, payload: bytes) -> tuple[bytes, int, int, str, bytes]:
         """The heading (a bare tuple: one for each message) of an envelope. Raises MalformedMessage."""
         size = len(payload)
+        last = self._last.get(size)
+        if last is not None:
+            # Three comparisons in place: half the time of cutting out the frame, a tenth of what intake costs.
+            before, delay_at, delay_end, between, after, known = last
+            if (
+                payload.startswith(between, delay_end)
+                and payload.startswith(before)
+                and payload.endswith(after)
+            ):
+                start, ttl_ns, queue, subject = known
+                if delay_end == delay_at:
+                    return start + _NO_DELAY, 0, ttl_ns, queue, subject
+                raw = payload[delay_at:delay_end]
+                return start + raw[::-1], int.from_bytes(raw, "little"), ttl_ns, queue, subject
         place = self._places.get(payload[: payload[0] + 4]) if size else None
         if place is not None:
             delay_at, delay_end, payload_from = place
@@ -45,13 +76,21 @@ class Envelopes:
                 payload_at = payload_from + U32(payload, payload_from)[0] + 4
                 if payload_at <= size:
                     end = payload_at + U32(payload, payload_at - 4)[0]
-                    frame = payload[:delay_at] + payload[delay_end:payload_at] + payload[end:]
-                    known = self._known.get(frame)
-                    if known is not None and end <= size:
-                        start, ttl_ns, queue, subject = known
+                    before, between = payload[:delay_at], payload[delay_end:payload_at]
+                    found = self._known.get(before + between + payload[end:])
+                    if found is not None and end <= size:
+                        self._remember_size(
+                            size, _Last(before, delay_at, delay_end, between, payload[end:], found)
+                        )
+                        start, ttl_ns, queue, subject = found
                         delay_ns = U64(payload, delay_at)[0] if delay_end > delay_at else 0
                         return start + DELAY.pack(delay_ns), delay_ns, ttl_ns, queue, subject
         return self._read_unknown(payload)
+
+    def _remember_size(self, size: int, last: _Last) -> None:
+        if len(self._last) >= _SIZES_KEPT:
+            self._last.clear()
+        self._last[size] = last
 
     def _read_unknown(self, payload: bytes) -> Heading:
         envelope = read_envelope(payload)

@@ -70,6 +70,7 @@ class Ingest:
         buffer_bytes: int,
     ) -> None:
         self._registry = registry
+        self._queues = registry.by_name
         self._committer = committer
         self._counts = counts
         self._send = send
@@ -178,7 +179,9 @@ class Ingest:
 
     def _from_envelope(self, reply: bytes, payload: bytes) -> NewMessage:
         head, delay_ns, ttl_ns, name, subject = self._envelopes.read(payload)
-        queue = self._registry.named(name, subject)
+        queue = self._queues.get(name)
+        if queue is None or subject not in queue.rules.passed:
+            queue = self._registry.named(name, subject)
         if delay_ns > _FAR_NS:
             self._check_far(delay_ns)
         lane = queue.lanes.get(DEFAULT_PRIORITY) or queue.lane(DEFAULT_PRIORITY)

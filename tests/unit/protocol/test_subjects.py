@@ -209,5 +209,5 @@ def test_the_cache_of_verdicts_is_bounded_and_never_changes_one() -> None:
         rules.check(b"orders." + b"x" * 1500 + b"%d" % number)
         with pytest.raises(SubjectNotAllowed):
             rules.check(b"mail.%d" % source.randrange(100))
-    assert len(rules._passed) <= 4096
-    assert max(map(len, rules._passed)) <= 256
+    assert len(rules.passed) <= 4096
+    assert max(map(len, rules.passed)) <= 256

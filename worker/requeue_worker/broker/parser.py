@@ -8,7 +8,6 @@ time, to nats-py's own `parse`: connect, auth, TLS, PING, errors, reconnect and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,11 +15,6 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 MAX_CONTROL_LINE: Final = 1 << 20  #: beyond this without an end, it is not NATS that talks
-
-#: subject, sid, reply, size | subject, sid, reply, header size, size
-_MESSAGE = re.compile(rb"MSG (\S+) (\d+) (?:(\S+) )?(\d+)\r\n|HMSG (\S+) (\d+) (?:(\S+) )?(\d+) (\d+)\r\n")
-_MSG_GROUPS = 4
-
 
 #: subject, reply (empty when absent), headers, payload: a plain tuple, since one is made for each message
 Raw = tuple[bytes, bytes, bytes | None, bytes]
@@ -66,56 +60,69 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
 
     async def _walk(self, data: bytes) -> int:
         """Handle every complete operation; return where the incomplete rest begins."""
-        match, hot = _MESSAGE.match, self.hot
+        find, hot = data.find, self.hot
         batches: dict[bytes, list[Raw]] = {sid: [] for sid in hot}
         position, length, received = 0, len(data), 0
         connection = self._connection
         self._needed = 0
-        # An operation that ended the connection (an error, say) ends the read: the rest came on the old one.
-        while position < length and connection == self._connection:
-            if self.state != AWAITING_CONTROL_LINE or self.buf:
-                # An operation spelt in a way that only the parent understands: the rest is the parent's.
-                await super().parse(data[position:])
-                return length
-            found = match(data, position)
-            if found is None:
-                end = data.find(b"\r\n", position)
-                if end < 0:
-                    if length - position > MAX_CONTROL_LINE:
-                        raise ProtocolError("nats: control line without end")
-                    break
-                _hand_over(batches, hot)
-                if data.startswith(b"-ERR", position):
-                    self.error_line = data[position + len(b"-ERR") : end]
-                await super().parse(data[position : end + 2])
-                position = end + 2
-                continue
-            if found.lastindex == _MSG_GROUPS:
-                subject, sid, reply, size = found.group(1, 2, 3, 4)
-                header_size = 0
+        # An operation spelt in a way that only the parent understands: the rest of the read is the parent's.
+        ours = self.state == AWAITING_CONTROL_LINE and not self.buf
+        while ours and position < length:
+            line_end = find(b"\r\n", position)
+            if line_end < 0:
+                if length - position > MAX_CONTROL_LINE:
+                    raise ProtocolError("nats: control line without end")
+                break
+            # `split` takes two thirds of the time of a regular expression, which was a fifth of the whole intake's.
+            fields = data[position:line_end].split(b" ")
+            header_size = 0
+            if len(fields) == _FIELDS_WITH_REPLY and fields[0] == b"MSG" and fields[4].isdigit():
+                _, subject, sid, reply, digits = fields
+                size = int(digits)
             else:
-                subject, sid, reply, header, size = found.group(5, 6, 7, 8, 9)
-                header_size = int(header)
-            start = found.end()
-            end = start + int(size)
+                subject, sid, reply, header_size, size = _less_usual(fields)
+            start = line_end + 2
+            end = start + size
             if end + 2 > length:
                 self._needed = end + 2 - position
                 break
             batch = batches.get(sid)
-            if batch is None:
-                _hand_over(batches, hot)
-                await super().parse(data[position : end + 2])
-            elif header_size:
+            if batch is not None:
                 body = start + header_size
-                batch.append((subject, reply or b"", data[start:body], data[body:end]))
+                batch.append((subject, reply, data[start:body] if header_size else None, data[body:end]))
                 received += 1
-            else:
-                batch.append((subject, reply or b"", None, data[start:end]))
-                received += 1
+                position = end + 2
+                continue
+            _hand_over(batches, hot)
+            if data.startswith(b"-ERR", position):
+                self.error_line = data[position + len(b"-ERR") : line_end]
+            await super().parse(data[position : end + 2])
             position = end + 2
+            if connection != self._connection:
+                break  # the operation (an error, say) ended the connection: the rest came on the old one
+            ours = self.state == AWAITING_CONTROL_LINE and not self.buf
         _hand_over(batches, hot)
         self.nc.stats["in_msgs"] += received
-        return position
+        if ours or connection != self._connection:
+            return position
+        await super().parse(data[position:])
+        return length
+
+
+_FIELDS_WITH_REPLY: Final = 5
+_OTHER: Final = (b"", b"", b"", 0, -len(b"\r\n"))  #: it ends with its line
+
+
+def _less_usual(fields: list[bytes]) -> tuple[bytes, bytes, bytes, int, int]:
+    """Subject, sid, reply, header bytes and all bytes of a MSG or HMSG; `_OTHER` for any other operation."""
+    match fields:
+        case [b"HMSG", subject, sid, reply, header, size] if header.isdigit() and size.isdigit():
+            return subject, sid, reply, int(header), int(size)
+        case [b"HMSG", subject, sid, header, size] if header.isdigit() and size.isdigit():
+            return subject, sid, b"", int(header), int(size)
+        case [b"MSG", subject, sid, size] if size.isdigit():
+            return subject, sid, b"", 0, int(size)
+    return _OTHER
 
 
 def _hand_over(batches: dict[bytes, list[Raw]], hot: dict[bytes, Consumer]) -> None:

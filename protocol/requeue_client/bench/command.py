@@ -12,7 +12,12 @@ from typing import TypeVar
 import click
 from rich.console import Console
 
+from requeue_client.bench import beanstalkd
+from requeue_client.bench.ack import measure_ack
+from requeue_client.bench.both import measure_both
 from requeue_client.bench.figures import Result, faults
+from requeue_client.bench.growth import measure_growth
+from requeue_client.bench.headofline import measure_head_of_line
 from requeue_client.bench.ingest import measure_ingest
 from requeue_client.bench.lateness import measure_lateness
 from requeue_client.bench.messages import INTAKE_SUBJECT, MIN_SIZE, Load
@@ -24,7 +29,9 @@ from requeue_client.bench.target import Lab, costless_fsync
 from requeue_client.bench.wire import WireError
 from requeue_client.local import LocalProcessError
 
-SCENARIOS = ("ingest", "replay", "lateness", "startup")
+SCENARIOS = ("ingest", "replay", "both", "ack", "lateness", "headofline", "startup")
+OWN_PARTS = ("ack", "headofline", "startup", "growth")  #: they leave messages behind, or restart the worker
+PEERS = (*SYSTEMS, beanstalkd.SYSTEM)
 _FAULTY, _FAILED = 1, 3
 _T = TypeVar("_T")
 
@@ -36,7 +43,7 @@ class _Plan:
     scenarios: tuple[str, ...]
     load: Load
     rate_per_s: float
-    backlog: int
+    backlogs: tuple[int, ...]
     peers: tuple[str, ...]
 
 
@@ -49,7 +56,7 @@ Exit codes:
   3  a part is missing, did not start, or refused messages
 """
 )
-@click.argument("scenario", type=click.Choice([*SCENARIOS, "all"]), default="all")
+@click.argument("scenario", type=click.Choice([*SCENARIOS, "growth", "all"]), default="all")
 @click.option("--n", type=click.IntRange(1), default=100_000, show_default=True, help="Messages.")
 @click.option("--size", type=click.IntRange(MIN_SIZE), default=256, show_default=True, help="Payload bytes.")
 @click.option(
@@ -61,16 +68,17 @@ Exit codes:
     type=click.FloatRange(1),
     default=2000,
     show_default=True,
-    help="Messages due per second (lateness).",
+    help="Messages per second (lateness, headofline, growth; half of it: ack).",
 )
 @click.option(
     "--backlog",
     type=click.IntRange(0),
-    default=100_000,
+    multiple=True,
+    default=[100_000],
     show_default=True,
-    help="Messages that wait meanwhile (lateness, startup).",
+    help="Messages that wait meanwhile (lateness, headofline, startup, growth); repeatable for growth.",
 )
-@click.option("--peer", type=click.Choice(SYSTEMS), multiple=True, help="Measure this beside it; repeatable.")
+@click.option("--peer", type=click.Choice(PEERS), multiple=True, help="Measure this beside it; repeatable.")
 @click.option(
     "--intake",
     default=INTAKE_SUBJECT,
@@ -98,7 +106,7 @@ def bench(
     window: int,
     queues: int,
     rate: float,
-    backlog: int,
+    backlog: tuple[int, ...],
     peer: tuple[str, ...],
     intake: str,
     server: str | None,
@@ -106,7 +114,10 @@ def bench(
     worker_config: Path | None,
     json_output: bool,
 ) -> None:
-    """Measure a worker: durable ingest, replay, lateness, start-up on a backlog.
+    """Measure a worker: durable ingest, replay, both at once, ack latency, lateness, start-up on a backlog.
+
+    headofline: the lateness of one queue while another has --backlog messages due and a handler that never answers.
+    growth (not part of all): ingest, replay and lateness at each --backlog.
 
     Load generator, nats-server and worker share this machine. An ack counts when the message is fsynced. With
     --server, the load goes to the workers that listen there, and is settled again before the end.
@@ -115,18 +126,26 @@ def bench(
     bottleneck: about 3 µs of CPU for a published message and 4 µs for an answered delivery
     (generator_cpu_us_per_msg says what it was). CPU and memory are read from /proc, of own processes only.
     """
-    if server is not None and (scenario == "startup" or "jetstream-sync" in peer):
-        raise click.UsageError("startup and jetstream-sync start their own server: leave --server out")
+    own_peers = {"jetstream-sync", beanstalkd.SYSTEM}
+    if server is not None and (scenario in OWN_PARTS or own_peers & set(peer)):
+        raise click.UsageError(
+            f"{', '.join((*OWN_PARTS, *sorted(own_peers)))} need parts of their own: leave --server out"
+        )
+    if len(backlog) > 1 and scenario != "growth":
+        raise click.UsageError("more than one --backlog is for growth alone")
     scenarios = tuple(
         name
-        for name in SCENARIOS
-        if scenario in (name, "all") and not (server is not None and name == "startup")
+        for name in (*SCENARIOS, "growth")
+        if name == scenario
+        or (scenario == "all" and name in SCENARIOS and not (server and name in OWN_PARTS))
     )
     plan = _Plan(scenarios, Load(n, size, window, queues, intake), rate, backlog, tuple(dict.fromkeys(peer)))
-    lab = Lab(server_url=server, directory=data_dir, worker_config=worker_config, jetstream=bool(peer))
+    lab = Lab(
+        server_url=server, directory=data_dir, worker_config=worker_config, jetstream="jetstream" in peer
+    )
     try:
         results, notes = _run(_measure(lab, plan))
-    except (LocalProcessError, WireError) as error:
+    except (LocalProcessError, WireError, TimeoutError) as error:
         click.echo(f"requeue bench: {error}", err=True)
         sys.exit(_FAILED)
     if json_output:
@@ -159,7 +178,7 @@ async def _measure(lab: Lab, plan: _Plan) -> tuple[list[Result], list[str]]:
         with Console(stderr=True).status("starting") as status:
             for scenario, system in _steps(plan):
                 status.update(f"measuring {scenario} of {system} ...")
-                results.append(await _step(lab, plan, scenario, system))
+                results += await _step(lab, plan, scenario, system)
     return results, notes
 
 
@@ -180,18 +199,28 @@ def _steps(plan: _Plan) -> list[tuple[str, str]]:
     ]
 
 
-async def _step(lab: Lab, plan: _Plan, scenario: str, system: str) -> Result:
-    load = plan.load
+async def _step(lab: Lab, plan: _Plan, scenario: str, system: str) -> list[Result]:
+    load, rate, (backlog, *_) = plan.load, plan.rate_per_s, plan.backlogs
     match scenario, system:
+        case _, beanstalkd.SYSTEM:
+            return [await beanstalkd.measure_beanstalkd(lab, load, scenario)]
         case "ingest", "requeue":
-            return await measure_ingest(lab, load)
+            return [await measure_ingest(lab, load)]
         case "ingest", peer:
-            return await measure_peer_ingest(lab, load, peer)
+            return [await measure_peer_ingest(lab, load, peer)]
         case "replay", "requeue":
-            return await measure_replay(lab, load)
+            return [await measure_replay(lab, load)]
         case "replay", peer:
-            return await measure_peer_replay(lab, load, peer)
+            return [await measure_peer_replay(lab, load, peer)]
+        case "both", _:
+            return [await measure_both(lab, load)]
+        case "ack", _:
+            return [await measure_ack(lab, load, rate_per_s=rate / 2)]
         case "lateness", _:
-            return await measure_lateness(lab, load, rate_per_s=plan.rate_per_s, backlog=plan.backlog)
+            return [await measure_lateness(lab, load, rate_per_s=rate, backlog=backlog)]
+        case "headofline", _:
+            return [await measure_head_of_line(lab, load, rate_per_s=rate, backlog=backlog)]
+        case "growth", _:
+            return await measure_growth(lab, load, rate_per_s=rate, backlogs=plan.backlogs)
         case _:
-            return await measure_startup(lab, load, backlog=plan.backlog)
+            return [await measure_startup(lab, load, backlog=backlog)]

@@ -10,7 +10,7 @@ Figure = float | int | str | None
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one scenario measured on one system (`requeue`, `jetstream`, `jetstream-sync`)."""
+    """What one scenario measured on one system (`requeue`, or a peer; of `growth`: at which backlog)."""
 
     scenario: str
     system: str

@@ -39,9 +39,13 @@ class Load:
     window: int = 1024
     queues: int = 1
     intake: str = INTAKE_SUBJECT
+    subject: str = ORIGINAL_SUBJECT
+    prefix: str = ""
 
     def queue(self, number: int) -> str:
         """Name of a queue; messages are dealt to the queues in turn."""
+        if self.prefix:
+            return f"{self.prefix}-{number}"
         return f"bench-{number}" if self.queues > 1 else "default"
 
 
@@ -52,7 +56,7 @@ def _escape(raw: bytes) -> bytes:
 def _envelope_format(inbox: str, load: Load, queue: str) -> bytes:
     """A PUB of an envelope with holes for number, delay (8 bytes) and stamp (16 bytes)."""
     envelope = build_envelope(
-        subject=ORIGINAL_SUBJECT,
+        subject=load.subject,
         payload=STAMP.pack(_MARK, _MARK) + bytes(load.size - STAMP.size),
         retries=_RETRIES,
         ttl_ns=_DAY_NS,
@@ -97,7 +101,7 @@ def plain(inbox: str, load: Load, due_at: DueAt) -> Compose:
     formats = []
     for number in range(load.queues):
         block = (
-            f"NATS/1.0\r\n{h.SUBJECT}: {ORIGINAL_SUBJECT}\r\n{h.QUEUE}: {load.queue(number)}\r\n"
+            f"NATS/1.0\r\n{h.SUBJECT}: {load.subject}\r\n{h.QUEUE}: {load.queue(number)}\r\n"
             f"{h.RETRIES}: {_RETRIES}\r\n{h.AT}: {ns_to_rfc3339(0)}\r\n\r\n"
         )
         sizes = f"{len(block)} {len(block) + load.size}"

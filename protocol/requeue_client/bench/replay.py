@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from requeue_client.bench.figures import Result
+from requeue_client.bench.figures import Figure, Result
 from requeue_client.bench.ingest import lead_ns, parameters, publish
 from requeue_client.bench.messages import Load
-from requeue_client.bench.responder import Responder
-from requeue_client.bench.target import Lab
+from requeue_client.bench.responder import Delivered, Responder
+from requeue_client.bench.target import Lab, System
 from requeue_client.bench.wire import Wire
 
 _IDLE_S = 15.0
@@ -17,28 +17,35 @@ _IDLE_S = 15.0
 
 async def measure_replay(lab: Lab, load: Load) -> Result:
     """Publish a load that is due at one instant, and answer what comes from then on."""
-    notes = []
     async with lab.requeue() as system:
-        inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
-        responder = Responder(outward, load.size, load.n)
-        await responder.listen()
-        due_ns = time.time_ns() + lead_ns(load)
-        await publish(inward, load, due_ns)
-        left_s = (due_ns - time.time_ns()) / 1e9
-        if left_s < 0:
-            notes.append(f"ingest ended {-left_s:.1f} s after the due instant: both ran at once for a while")
-        await asyncio.sleep(max(0.0, left_s - 0.1))
-        meter = system.meter()
-        delivered = await responder.finish(idle_s=_IDLE_S)
-        costs = meter.figures(delivered.count)
-        await inward.close()
-        await outward.close()
+        delivered, costs, notes = await replay_at_once(system, load)
     figures = {
         "rate_per_s": round(delivered.rate_per_s),
         "missing": load.n - len(delivered.numbers),
         "duplicates": delivered.duplicates,
         "early": delivered.early,
         "first_after_due_ms": round(min(delivered.lateness_ns, default=0) / 1e6, 3),
+        "all_after_due_ms": round(max(delivered.lateness_ns, default=0) / 1e6, 3),
         **costs,
     }
     return Result("replay", "requeue", parameters(load), figures, notes)
+
+
+async def replay_at_once(system: System, load: Load) -> tuple[Delivered, dict[str, Figure], list[str]]:
+    """Publish a load that is due at one instant; what was delivered, what it cost, and notes."""
+    notes = []
+    inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
+    responder = Responder(outward, load.size, load.n)
+    await responder.listen()
+    due_ns = time.time_ns() + lead_ns(load)
+    await publish(inward, load, due_ns)
+    left_s = (due_ns - time.time_ns()) / 1e9
+    if left_s < 0:
+        notes.append(f"ingest ended {-left_s:.1f} s after the due instant: both ran at once for a while")
+    await asyncio.sleep(max(0.0, left_s - 0.1))
+    meter = system.meter()
+    delivered = await responder.finish(idle_s=_IDLE_S)
+    costs = meter.figures(delivered.count)
+    await inward.close()
+    await outward.close()
+    return delivered, costs, notes

@@ -116,6 +116,13 @@ class Lab:
     ) -> None:
         await self._stack.aclose()
 
+    def new_directory(self, name: str) -> Path:
+        """An empty directory on the disk that is measured, removed at the end."""
+        self._made += 1
+        directory = self.root / f"{name}-{self._made}"
+        directory.mkdir()
+        return directory
+
     @asynccontextmanager
     async def requeue(self) -> AsyncIterator[System]:
         """A worker with an empty data directory, or whatever workers the given server has."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.servers import NatsServer, WorkerFactory
 
@@ -13,6 +16,9 @@ from tests.servers import NatsServer, WorkerFactory
 def bench(*args: str) -> subprocess.CompletedProcess[str]:
     command = str(Path(sys.executable).parent / "requeue")
     return subprocess.run([command, "bench", *args], capture_output=True, text=True, check=False, timeout=120)
+
+
+OF_ALL = ("ingest", "replay", "both", "ack", "lateness", "headofline", "startup")
 
 
 def test_all_scenarios_run_on_own_parts_with_jetstream_beside(tmp_path: Path) -> None:
@@ -36,7 +42,7 @@ def test_all_scenarios_run_on_own_parts_with_jetstream_beside(tmp_path: Path) ->
     peers = [
         (scenario, peer) for scenario in ("ingest", "replay") for peer in ("jetstream", "jetstream-sync")
     ]
-    own = [(scenario, "requeue") for scenario in ("ingest", "replay", "lateness", "startup")]
+    own = [(scenario, "requeue") for scenario in OF_ALL]
     assert sorted(results) == sorted(own + peers)
     for _, figures in results.items():
         assert figures.get("missing", 0) == 0
@@ -44,6 +50,30 @@ def test_all_scenarios_run_on_own_parts_with_jetstream_beside(tmp_path: Path) ->
     assert results["ingest", "requeue"]["worker_cpu_us_per_msg"] > 0
     assert results["startup", "requeue"]["ready_s"] > 0
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_growth_measures_at_each_backlog(tmp_path: Path) -> None:
+    small = ["--n", "500", "--rate", "200", "--backlog", "3000", "--backlog", "1000"]
+    done = bench("growth", *small, "--json", "--data-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [result["system"] for result in results] == ["1,000 pending", "3,000 pending"]
+    for result in results:
+        assert result["figures"]["missing"] == result["figures"]["early"] == 0
+        assert result["figures"]["replay_per_s"] > 0
+
+
+@pytest.mark.skipif(
+    shutil.which("beanstalkd") is None, reason="needs beanstalkd, a package of most distributions"
+)
+def test_beanstalkd_beside_it_gets_and_gives_every_job(tmp_path: Path) -> None:
+    for scenario in ("ingest", "replay"):
+        done = bench(scenario, "--n", "300", "--peer", "beanstalkd", "--json", "--data-dir", str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        _, peer = json.loads(done.stdout)["results"]
+        assert peer["system"] == "beanstalkd"
+        assert peer["figures"]["rate_per_s"] > 0
+        assert peer["figures"].get("missing", 0) == 0
 
 
 def test_a_running_worker_is_measured_and_left_empty(
@@ -81,4 +111,12 @@ def test_a_server_without_jetstream_is_said(nats_server: NatsServer, worker_fact
 
 def test_what_needs_own_parts_refuses_a_server() -> None:
     assert bench("startup", "--server", "nats://127.0.0.1:1").returncode == 2
+    assert bench("growth", "--server", "nats://127.0.0.1:1").returncode == 2
     assert bench("ingest", "--server", "nats://127.0.0.1:1", "--peer", "jetstream-sync").returncode == 2
+    assert bench("ingest", "--server", "nats://127.0.0.1:1", "--peer", "beanstalkd").returncode == 2
+
+
+def test_several_backlogs_are_for_growth() -> None:
+    done = bench("lateness", "--backlog", "1", "--backlog", "2")
+    assert done.returncode == 2
+    assert "growth" in done.stderr

@@ -76,5 +76,9 @@ BENCH ?= all --peer jetstream --peer jetstream-sync
 bench: $(STAMP) ## ingest, replay, lateness, start-up, and JetStream beside them (BENCH=..., see requeue bench -h)
 	$(BIN)/requeue bench $(BENCH)
 
+BASE ?= HEAD^
+bench-check: $(STAMP) ## does a message cost more CPU than in the parent commit (BASE=...)? Fails beyond 25 %; a minute
+	$(BIN)/python -m tests.performance.paired --base $(BASE)
+
 clean: ## remove what was built
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from rich.console import Console
 from requeue_client.bench import beanstalkd
 from requeue_client.bench.ack import measure_ack
 from requeue_client.bench.both import measure_both
-from requeue_client.bench.figures import Result, faults
+from requeue_client.bench.figures import Result, faults, medians
 from requeue_client.bench.growth import measure_growth
 from requeue_client.bench.headofline import measure_head_of_line
 from requeue_client.bench.ingest import measure_ingest
@@ -78,6 +78,13 @@ Exit codes:
     show_default=True,
     help="Messages that wait meanwhile (lateness, headofline, startup, growth); repeatable for growth.",
 )
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Measure all so often, in turns, and show medians.",
+)
 @click.option("--peer", type=click.Choice(PEERS), multiple=True, help="Measure this beside it; repeatable.")
 @click.option(
     "--intake",
@@ -107,6 +114,7 @@ def bench(
     queues: int,
     rate: float,
     backlog: tuple[int, ...],
+    runs: int,
     peer: tuple[str, ...],
     intake: str,
     server: str | None,
@@ -144,7 +152,7 @@ def bench(
         server_url=server, directory=data_dir, worker_config=worker_config, jetstream="jetstream" in peer
     )
     try:
-        results, notes = _run(_measure(lab, plan))
+        results, notes = _run(_measure(lab, plan, runs))
     except (LocalProcessError, WireError, TimeoutError) as error:
         click.echo(f"requeue bench: {error}", err=True)
         sys.exit(_FAILED)
@@ -171,15 +179,15 @@ def _run(main: Awaitable[_T]) -> _T:
         return runner.run(run())
 
 
-async def _measure(lab: Lab, plan: _Plan) -> tuple[list[Result], list[str]]:
+async def _measure(lab: Lab, plan: _Plan, runs: int) -> tuple[list[Result], list[str]]:
     results = []
     async with lab:
         notes = _notes(lab)
         with Console(stderr=True).status("starting") as status:
-            for scenario, system in _steps(plan):
+            for scenario, system in _steps(plan) * runs:
                 status.update(f"measuring {scenario} of {system} ...")
                 results += await _step(lab, plan, scenario, system)
-    return results, notes
+    return medians(results), notes
 
 
 def _notes(lab: Lab) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 Figure = float | int | str | None
+FAULTS = ("missing", "early")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +21,32 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
+def medians(results: Sequence[Result]) -> list[Result]:
+    """One result for each scenario and system: the median of each figure over its runs, faults as their sum."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.scenario, result.system), []).append(result)
+    return [_merged(group) for group in groups.values()]
+
+
+def _merged(group: list[Result]) -> Result:
+    first = group[0]
+    if len(group) == 1:
+        return first
+    figures: dict[str, Figure] = {}
+    for name in first.figures:
+        numbers = [value for each in group if isinstance(value := each.figures.get(name), int | float)]
+        figures[name] = (sum(numbers) if name in FAULTS else median(numbers)) if numbers else None
+    notes = list(dict.fromkeys(note for each in group for note in each.notes))
+    return Result(first.scenario, first.system, {**first.parameters, "runs": len(group)}, figures, notes)
+
+
 def faults(results: Sequence[Result]) -> list[str]:
     """Say what no figure makes up for: messages that did not come, or came before they were due."""
     return [
         f"{result.scenario} of {result.system}: {count:,} messages were {fault}"
         for result in results
-        for fault in ("missing", "early")
+        for fault in FAULTS
         if isinstance(count := result.figures.get(fault), int) and count > 0
     ]
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from requeue_client.bench.figures import Result, faults, percentile, spread_ms
+from requeue_client.bench.figures import Result, faults, medians, percentile, spread_ms
 from requeue_client.bench.messages import (
     INTAKE_SUBJECT,
     ORIGINAL_SUBJECT,
@@ -255,3 +255,18 @@ def test_the_report_has_a_column_for_each_system() -> None:
     assert ["│", "worker_rss_mb", "│", "85.5", "│", "-", "│"] in rows
     assert "note (jetstream): a note" in out.getvalue()
     assert json.loads(as_json(results, ["in memory"]))["results"][1]["figures"] == {"rate_per_s": 127_000}
+
+
+def test_runs_of_one_system_become_medians_and_no_fault_is_averaged_away() -> None:
+    runs = [
+        Result(
+            "replay", "requeue", {"n": 5}, {"rate_per_s": rate, "missing": missing, "all_ms": None}, [note]
+        )
+        for rate, missing, note in ((10, 0, "a"), (90, 1, "b"), (20, 0, "a"))
+    ]
+    other = Result("replay", "jetstream", {"n": 5}, {"rate_per_s": 7})
+    merged, alone = medians([runs[0], other, *runs[1:]])
+    assert merged.figures == {"rate_per_s": 20, "missing": 1, "all_ms": None}
+    assert merged.parameters == {"n": 5, "runs": 3}
+    assert merged.notes == ["a", "b"]
+    assert alone == other

@@ -161,6 +161,7 @@ class Worker:
             denied=broker.denied,
             confirm=broker.confirm,
             freed=lambda queues: self._scheduler.freed(queues),
+            reply_seconds=self.counts.reply_seconds,
             reconnect_grace_ns=settings.reconnect_grace_ns,
         )
         self._scheduler = Scheduler(

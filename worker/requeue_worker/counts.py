@@ -21,6 +21,9 @@ COMMIT_SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 COMMIT_MESSAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0)
+REPLY_SECONDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0, 43200.0,
+)  # fmt: skip
 LATENESS_SECONDS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0,
     3600.0, 86400.0,
@@ -87,6 +90,7 @@ class Counts:
     """All counters of one worker. A queue that is gone may be removed from `queues`."""
 
     __slots__ = (
+        "ack_seconds",
         "bridged",
         "commit_messages",
         "commit_seconds",
@@ -100,6 +104,7 @@ class Counts:
         "handover_dead_letters",
         "handover_duplicates",
         "handover_messages",
+        "handovers_open",
         "intake_bytes",
         "intake_messages",
         "lateness_seconds",
@@ -109,8 +114,10 @@ class Counts:
         "reaped_dead_letters",
         "reaped_directories",
         "reaped_messages",
+        "reaper_remaining",
         "reaper_set_aside",
         "refused",
+        "reply_seconds",
     )
 
     def __init__(self) -> None:
@@ -128,6 +135,9 @@ class Counts:
         self.reaped_directories = 0
         self.reaped_messages = 0
         self.reaped_dead_letters = 0
+        self.reaper_remaining = 0
+        """Records that a directory still holds which is being merged; measured, too, as the next one."""
+        self.handovers_open = 0
         self.handover_messages = 0
         self.handover_dead_letters = 0
         self.handover_batches = 0
@@ -144,6 +154,8 @@ class Counts:
         """Refused messages by code."""
         self.queues: dict[str, QueueCounts] = _Queues()
         """By queue name; reading `queues[name]` of a new name makes its counters."""
+        self.ack_seconds = Histogram(COMMIT_SECONDS)
+        self.reply_seconds = Histogram(REPLY_SECONDS)
         self.commit_seconds = Histogram(COMMIT_SECONDS)
         self.commit_messages = Histogram(COMMIT_MESSAGES)
         self.lateness_seconds = Histogram(LATENESS_SECONDS)

@@ -11,6 +11,7 @@ Names carry their unit. Counters start at zero with the process; gauges say what
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import accumulate
@@ -41,6 +42,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[QueueSnapshot], float | None]], .
         "requeue_next_due_timestamp_seconds",
         "Unix time at which the next message is due; absent while the queue is empty.",
         lambda q: None if q.next_due_ns is None else q.next_due_ns / 1e9,
+    ),
+    (
+        "requeue_backlog_age_seconds",
+        "For how long the next message has been due; 0 while none is.",
+        lambda q: 0.0 if q.next_due_ns is None else max(0.0, (time.time_ns() - q.next_due_ns) / 1e9),
     ),
 )
 
@@ -151,12 +157,28 @@ class _Copy(Collector):
         self._histograms = tuple(
             (name, text, _Histogram.take(histogram))
             for name, text, histogram in (
+                (
+                    "requeue_ack_seconds",
+                    "Time from accepted to on disk and acknowledged.",
+                    counts.ack_seconds,
+                ),
+                (
+                    "requeue_reply_seconds",
+                    "Time from sent to the reply that settled, of the first of those that came together.",
+                    counts.reply_seconds,
+                ),
                 ("requeue_commit_seconds", "Time to write and sync a group commit.", counts.commit_seconds),
                 ("requeue_commit_batch_messages", "Messages in a group commit.", counts.commit_messages),
                 ("requeue_lateness_seconds", "Time between due and sent.", counts.lateness_seconds),
             )
         )
-        self._disk = (
+        self._gauges = (
+            (
+                "requeue_reaper_remaining_records",
+                "Left in the directory that is being merged.",
+                counts.reaper_remaining,
+            ),
+            ("requeue_handovers_open", "Volumes that are being taken over.", counts.handovers_open),
             ("requeue_disk_free_bytes", "Free on the disk under the data.", counts.disk_free_bytes),
             ("requeue_disk_reserve_bytes", "Below it no messages are taken in.", counts.disk_reserve_bytes),
             ("requeue_disk_full", "1 while no messages are taken in for that.", int(counts.disk_full)),
@@ -187,7 +209,7 @@ class _Copy(Collector):
         )
         for name, text, total in self._totals:
             yield CounterMetricFamily(name, text, value=total)
-        for name, text, value in self._disk:
+        for name, text, value in self._gauges:
             yield GaugeMetricFamily(name, text, value=value)
         refused = CounterMetricFamily(
             "requeue_refused_total", "Messages refused at intake.", labels=("code",)

@@ -21,6 +21,7 @@ from requeue_protocol.replies import Reply, Verb, one_line, read_replay_reply
 from requeue_worker.broker.parser import Raw
 from requeue_worker.broker.permissions import Denials
 from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
+from requeue_worker.counts import Histogram
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.inflight import Delivery, InFlight
 from requeue_worker.record import HEAD, Attempt, DeadReason, Record, decode
@@ -53,8 +54,10 @@ class Replayer:
         denied: Callable[[bytes], Denials | None],
         confirm: Callable[[Callable[[], None]], None],
         freed: Callable[[Iterable[QueueState]], None],
+        reply_seconds: Histogram,
         reconnect_grace_ns: int,
     ) -> None:
+        self._reply_seconds = reply_seconds
         self._committer = committer
         self._dead_letters = dead_letters
         self._clock = clock
@@ -174,6 +177,7 @@ class Replayer:
             if delivery is not None and self._on_verb(delivery, headers, payload, settled):
                 ended.append(delivery)
         if settled:
+            self._measure_replies(settled)
             self._committer.settle(settled)
         queues: dict[QueueState, int] = {}
         for delivery in settled:
@@ -188,6 +192,15 @@ class Replayer:
             queue.in_flight -= 1
         if queues:
             self._left(queues)
+
+    def _measure_replies(self, settled: list[Delivery]) -> None:
+        """Once for all that came together, as of the first: a measure of each would cost more than its settlement."""
+        first = settled[0]
+        if first.work_until_ns:
+            sent_ns = first.work_until_ns - WORK_LIMIT_NS
+        else:
+            sent_ns = first.ack_deadline_ns - self._wait_ns(first)
+        self._reply_seconds.observe(max(0, time.monotonic_ns() - sent_ns) / 1e9, len(settled))
 
     def _on_verb(
         self, delivery: Delivery, headers: bytes | None, payload: bytes, settled: list[Delivery]

@@ -130,6 +130,18 @@ async def test_everything_of_a_volume_is_with_the_survivor_as_it_was(
     assert sound(worker.path, volume / "gone-a", volume / "gone-b")
 
 
+async def test_a_handover_under_way_is_measured(
+    start: StartWorker, nats_server: NatsServer, volume: Path
+) -> None:
+    orphan(volume, "gone", 50, 5)
+    worker = await start()
+    counts = worker.worker.counts
+    seen: list[int] = []
+    with at("handover: page durable", lambda: seen.append(counts.handovers_open)):
+        await drain(volume, nats_server)
+    assert (seen, counts.handovers_open) == ([1], 0)
+
+
 async def test_dead_letters_that_were_not_published_are_published_by_the_survivor(
     start: StartWorker, nats_server: NatsServer, nc: Client, volume: Path
 ) -> None:

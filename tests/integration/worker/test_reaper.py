@@ -306,6 +306,33 @@ def at(place: str, act: Callable[[], object], visit: int = 1) -> Any:
         faults.install(None)
 
 
+async def test_what_is_left_of_a_merge_is_measured_while_it_goes_on(data_dir: Path) -> None:
+    Zombie(data_dir, "gone").fill(2500, 30)
+    heir = Heir(data_dir)
+    left: list[float] = []
+
+    def look() -> None:
+        left.append(heir.metric("requeue_reaper_remaining_records")[""])
+
+    with at_every("merge: page trimmed", look):
+        async with running(heir):
+            await heir.until_reaped("gone")
+            assert heir.metric("requeue_reaper_remaining_records") == {"": 0}
+    assert left[0] == 2530
+    assert left == sorted(left, reverse=True)
+    assert len(left) > 2
+
+
+@contextlib.contextmanager
+def at_every(place: str, act: Callable[[], object]) -> Any:
+    """Do something whenever a fault point is reached."""
+    faults.install(lambda name: act() if name == place else None)
+    try:
+        yield
+    finally:
+        faults.install(None)
+
+
 async def test_an_owner_that_starts_during_its_own_merge_waits_and_starts_anew(data_dir: Path) -> None:
     zombie = Zombie(data_dir, "gone").fill(5000)
     before = zombie.contents

@@ -201,6 +201,29 @@ async def test_an_expired_message_is_dropped_where_the_queue_says_so(start: Star
     assert worker.queue().counts.dropped == {"expired": 1}
 
 
+async def test_the_time_to_a_reply_is_counted_from_the_dispatch_over_all_signs_of_work(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    histogram = worker.worker.counts.reply_seconds
+    jobs = await Handler.listen(nc, "jobs.>")
+    await worker.publish("jobs.a", b"slow")
+    slow = await jobs.next()
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        await slow.in_progress()
+    await slow.ack()
+    await worker.until_empty()
+    assert sum(histogram.counts) == 1
+    assert histogram.sum >= 0.3  # never less than the handler took
+    await worker.publish_plain("jobs.b", b"own timeout", {"Requeue-Ack-Timeout": "1h"})
+    before_s = histogram.sum
+    await (await jobs.next()).ack()
+    await worker.until_empty()
+    assert sum(histogram.counts) == 2
+    assert 0 < histogram.sum - before_s < 3000  # counted by its own timeout, not by the queue's
+
+
 async def test_lateness_is_that_of_what_was_sent(start: StartWorker, nc: Client) -> None:
     worker = await start()
     jobs = await Handler.listen(nc, "jobs.>", answer=ack)

@@ -111,6 +111,22 @@ def test_what_comes_during_a_write_is_the_next_batch(rig: Rig) -> None:
     assert rig.store.writes == 2
 
 
+def test_the_time_to_an_ack_is_counted_for_each_message_from_when_it_came(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "BATCH_MESSAGES", 3)
+    accept(rig, b"a", b"b")
+    rig.seal()
+    accept(rig, b"c", b"d", b"e", b"f")
+    rig.land()
+    rig.finish()
+    assert sum(rig.counts.ack_seconds.counts) == 2
+    rig.commit_all()
+    assert acked(rig) == [b"a", b"b", b"c", b"d", b"e", b"f"]
+    assert sum(rig.counts.ack_seconds.counts) == 6
+    assert not rig.committer._accepted
+
+
 def test_a_batch_takes_so_many_messages_and_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committing, "BATCH_MESSAGES", 10)
     accept(rig, *[b"%d" % number for number in range(25)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -69,6 +70,7 @@ def test_totals_are_scraped_as_counted() -> None:
         ("requeue_dead_letter_bytes", 99),
         ("requeue_in_flight_messages", 4),
         ("requeue_next_due_timestamp_seconds", 1_800_000_000.5),
+        ("requeue_backlog_age_seconds", 0.0),
     ],
 )
 def test_each_number_of_a_queue_is_scraped_under_its_name(name: str, value: float) -> None:
@@ -163,5 +165,22 @@ def test_every_name_says_what_it_is_and_in_which_unit() -> None:
         if not family.name.startswith("requeue_"):
             continue
         assert family.documentation.endswith((".", "."))
-        unit = ("_bytes", "_seconds", "_messages", "_info", "_connected", "_full", "_enabled")
+        unit = (
+            "_bytes",
+            "_seconds",
+            "_messages",
+            "_records",
+            "_info",
+            "_connected",
+            "_full",
+            "_enabled",
+            "_open",
+        )
         assert family.type == "counter" or family.name.endswith(unit), family.name
+
+
+def test_backlog_age_is_how_long_the_next_message_has_been_due() -> None:
+    late = ORDERS._replace(next_due_ns=time.time_ns() - 90 * 10**9)
+    samples = scrape(metrics_of(Counts(), [late, EMPTY]))
+    assert 90 <= samples["requeue_backlog_age_seconds", (("queue", "orders"),)] < 90 + 3600
+    assert samples["requeue_backlog_age_seconds", (("queue", "emails.retry"),)] == 0

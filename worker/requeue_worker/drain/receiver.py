@@ -115,6 +115,7 @@ class Receiver:
             await asyncio.sleep(CLOSE_WAIT_S / 50)
         async with self._one:
             self._sessions.clear()
+            self._counts.handovers_open = 0
 
     def _active(self) -> bool:
         """Whether a source may be about to send; one that was silent for a while was killed."""
@@ -191,6 +192,7 @@ class Receiver:
         while len(self._sessions) >= MAX_SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         session = self._sessions[source] = _Session(token, instance, mark)
+        self._counts.handovers_open = len(self._sessions)
         return session
 
     async def _begin(self, request: Request) -> Answer:
@@ -260,6 +262,7 @@ class Receiver:
     async def _end(self, request: Request, code: int = 0, error: str = "") -> Answer:
         """Answered while closing too: it lets the source go."""
         session = self._sessions.pop(request.source, None)
+        self._counts.handovers_open = len(self._sessions)
         if session is not None:
             told = {"messages": session.messages, "duplicates": session.duplicates}
             log.info("a handover has ended", extra={"source": session.instance, **told})
@@ -267,6 +270,7 @@ class Receiver:
 
     async def _forget(self, request: Request) -> Answer:
         self._sessions.pop(request.source, None)
+        self._counts.handovers_open = len(self._sessions)
         if await self._mark(request.source) is not None:
             await self._committer.commit(DropMark(request.source))
         return self._answer()

@@ -193,11 +193,12 @@ class Reaper:
             log.info("merging a directory", extra={"instance": path.name, "resumed": begun})
             if mark is None:
                 await self._begin(source)
+            self._counts.reaper_remaining = await self._call(source.remaining)
             if not await self._move(source, tally):
                 return False
             aside = await self._call(source.finish)
         finally:
-            self._merging = None
+            self._merging, self._counts.reaper_remaining = None, 0
             await asyncio.shield(self._call(source.close))
         await self._remove(aside)
         took_s = round(time.monotonic() - tally.started_s, 3)
@@ -225,6 +226,7 @@ class Reaper:
                 await asyncio.wait([ahead])
             await self._call(lambda page=page: source.trim(page))  # type: ignore[misc]
             fault_point("merge: page trimmed")
+            self._counts.reaper_remaining -= len(page)
             if page.phase == 1:
                 tally.messages += len(page)
                 self._counts.reaped_messages += len(page)

@@ -82,6 +82,10 @@ class Source:
             for key, raw in self.engine.items(META, META_MERGED, after_prefix(META_MERGED))
         }
 
+    def remaining(self) -> int:
+        """Records that it holds, by its counters. Blocks."""
+        return sum(pending + dead for pending, dead, *_ in queues_of(self.engine).values())
+
     def next_page(self) -> Page | None:
         """The next records, None after the last ones. Raises DataDamaged, DataFormatTooNew or CommitError (fenced)."""
         if self._pages is None:

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Committer:
         self._on_failed = on_failed
         self._ids = Ids(os.urandom(8))
         self._new: list[NewMessage] = []
+        #: when the new messages came, and how many at a time
+        self._accepted: deque[tuple[float, int]] = deque()
         self._settled: list[Delivery] = []
         self._changes: list[Change] = []
         self._checkpointed_ns = 0
@@ -97,6 +100,7 @@ class Committer:
     def accept(self, messages: list[NewMessage]) -> None:
         """Take accepted messages; `on_durable` gets them back once they are on disk."""
         self._new += messages
+        self._accepted.append((time.perf_counter(), len(messages)))
         self.waiting_bytes += sum([message.size for message in messages])
         self._kick()
 
@@ -223,10 +227,22 @@ class Committer:
         self.waiting_bytes -= sum([message.size for message in new])
         if new:
             self._on_durable(new)
+            self._measure_acks(len(new))
         for change in changes:
             change.durable()
         if earlier:
             self._on_earlier(earlier)
+
+    def _measure_acks(self, acknowledged: int) -> None:
+        """The oldest messages were acknowledged: once for all that came together."""
+        now_s = time.perf_counter()
+        while acknowledged:
+            accepted_s, number = self._accepted.popleft()
+            if number > acknowledged:
+                self._accepted.appendleft((accepted_s, number - acknowledged))
+                number = acknowledged
+            self._counts.ack_seconds.observe(now_s - accepted_s, number)
+            acknowledged -= number
 
     def _fail(self, error: CommitError, new: list[NewMessage]) -> None:
         self.failed = error

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from requeue_protocol.headers import header_value, read_intake_headers, travelling_lines
 from requeue_worker.bridge.message import Advisory, Stored, block_for, read_advisory, round_of
 from requeue_worker.bridge.settings import BridgedConsumer, BridgeSettings
+from requeue_worker.settings import ConfigError, load_settings
 
 ADVISORY = Advisory("ORDERS", "billing", 17, 5)
 WANTED = BridgedConsumer(stream="ORDERS", queue="orders")
@@ -108,3 +110,15 @@ def test_named_consumers_and_all_of_another_stream_go_together() -> None:
     )
     assert settings.for_advisory("ORDERS", "shipping") is None
     assert settings.for_advisory("MAILS", "any") is settings.consumers[1]
+
+
+def test_consumers_may_stand_in_the_environment_and_mistakes_have_their_line(tmp_path: Path) -> None:
+    environ = {"REQUEUE_BRIDGE_CONSUMERS": '[{"stream": "ORDERS", "action": "requeue"}]'}
+    settings = load_settings(None, {"data_dir": "d"}, environ=environ)
+    assert settings.bridge.consumers == (BridgedConsumer(stream="ORDERS", action="requeue"),)
+    file = tmp_path / "worker.yaml"
+    file.write_text("data_dir: d\nbridge:\n  consumers:\n    - stream: ORDERS\n      acton: requeue\n")
+    with pytest.raises(
+        ConfigError, match=r"worker.yaml:5: bridge.consumers\[0\].acton: .* did you mean action"
+    ):
+        load_settings(file, {}, environ={})

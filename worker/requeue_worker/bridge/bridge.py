@@ -96,7 +96,7 @@ class Bridge:
         """Take no more advisories; those that are being written are finished, others come again."""
         await ended(self._running)
         if self._batch is not None:
-            await self._batch
+            await asyncio.wait([self._batch])  # its error, if any, has ended the worker already
 
     async def _load(self) -> None:
         """Advisories that an earlier run committed and perhaps did not ack."""

@@ -94,6 +94,8 @@ async def operate(
                 namespaces=namespaces,
                 clusterwide=not namespaces,
                 standalone=True,
+                # kopf would look up the user's name, and end where a container's user has none.
+                identity=cast(Any, "requeue-operator"),
             )
         finally:
             await collector.close()

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test lint format generate manifests helm kube-linter lock fuzz bench soak clean
+.PHONY: help install demo test e2e lint format generate manifests helm kube-linter lock fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -33,7 +33,11 @@ demo: $(STAMP) ## the main job on a nats-server of its own; KEEP=1 leaves it run
 	@$(BIN)/python -m requeue_client.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
-	$(BIN)/python -m pytest -m "not slow" tests
+	$(BIN)/python -m pytest -m "not slow and not e2e" tests
+
+E2E ?=
+e2e: helm ## real pods on a node of one's own (root, Linux), or on the cluster of KUBECONFIG; E2E='-k scale'
+	$(BIN)/python -m pytest -m e2e --durations=0 $(E2E) tests/e2e
 
 soak: $(STAMP) ## what takes minutes: a million records, every crash by everyone who can come next
 	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -m slow tests

@@ -252,6 +252,54 @@ async def test_an_advisory_that_comes_again_after_a_crash_before_its_ack_makes_n
     assert (await js.stream_info("ORDERS")).state.messages == 0
 
 
+async def test_a_message_that_came_from_a_merged_directory_is_known_by_its_id(
+    start: StartWorker, js: JetStreamContext, tmp_path: Path
+) -> None:
+    said = bridged(CAPTURED, action="requeue", delete=True)
+    queues = [{"name": "orders", "delay": "1h"}]
+    worker = await start(instance_id="first", bridge=said, queues=queues)
+
+    async def crash(*_: object) -> None:
+        if not (tmp_path / "crashed").exists():
+            worker.crash_image(tmp_path / "crashed")
+        raise JetStreamTrouble("the worker is gone")
+
+    bridge = worker.worker._bridge
+    assert bridge is not None
+    bridge._messages.delete = crash  # type: ignore[method-assign]
+    await js.publish("orders.created", b"17 EUR")
+    await give_up(js)
+    await until((tmp_path / "crashed").exists)
+    await worker.stop()
+
+    reaper = {"interval": "50ms", "live": ["heir"]}
+    heir = await start(
+        instance_id="heir", data_dir=tmp_path / "crashed", queues=queues, reaper=reaper, intake=False
+    )
+    await until(lambda: heir.pending("orders"))
+    await heir.stop()
+    after = await start(instance_id="heir", data_dir=tmp_path / "crashed", queues=queues, bridge=said)
+    await until_acked(js, after)
+    assert [each.record.payload for each in after.pending("orders")] == [b"17 EUR"]
+    assert results(after) == {"known": 1}
+    assert (await js.stream_info("ORDERS")).state.messages == 0
+
+
+async def test_an_id_that_a_client_used_for_something_else_hides_no_message(
+    start: StartWorker, js: JetStreamContext
+) -> None:
+    worker = await start(
+        queues=[{"name": "orders", "delay": "1h"}], bridge=bridged(CAPTURED, action="requeue")
+    )
+    await worker.publish_plain(
+        "jobs.a", b"other", {"Nats-Msg-Id": "ORDERS.billing.1", "Requeue-Queue": "orders"}
+    )
+    await js.publish("orders.created", b"17 EUR")
+    await give_up(js)
+    await until_acked(js, worker)
+    assert {each.record.payload for each in worker.pending("orders")} == {b"other", b"17 EUR"}
+
+
 async def test_nothing_is_acked_before_the_fsync(start: StartWorker, js: JetStreamContext) -> None:
     worker = await start(bridge=bridged(CAPTURED))
     await js.publish("orders.created", b"17 EUR")

@@ -5,6 +5,8 @@
                         ▼                                                           │
                  get by sequence ──gone───────────────────────────────────────────▶─┤
                         ▼                                                           │
+                 pending here by its id, without a mark ─────────────────────────▶─┤
+                        ▼                                                           │
                  checked as at the intake ──refused for good──▶ dead letter invalid─┤
                         ▼                                                           │
                  message or dead letter, and mark: one batch, fsync ──▶ delete ─────┘
@@ -30,7 +32,7 @@ from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.errors import CommitError
 from requeue_worker.ingest import Ingest
-from requeue_worker.record import DeadReason
+from requeue_worker.record import DeadReason, decode
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import META_BRIDGED, TIME
 from requeue_worker.storage.store import Store
@@ -141,13 +143,25 @@ class Bridge:
                 log.warning("bridge: the message is gone from its stream", extra={"id": advisory.id})
                 await self._ack(notice, None)
                 return
-            result = await self._commit(advisory, stored, wanted, mark if notice.comes_again else None)
+            if await self._is_pending(mark, stored):
+                result = "known"
+            else:
+                result = await self._commit(advisory, stored, wanted, mark if notice.comes_again else None)
             self._count(advisory, result)
             log.info("bridge: taken over", extra={"id": advisory.id, "result": result})
             self._marks.add(mark)
         if wanted.delete:
             await self._messages.delete(advisory.stream, advisory.sequence)
         await self._ack(notice, mark)
+
+    async def _is_pending(self, mark: bytes, stored: Stored) -> bool:
+        """Whether its message is here without a mark: merged or handed over from the worker that had taken it.
+
+        The id alone would not do: a client may have used the same for something else.
+        """
+        [keys] = await self._store.keys_of_ids([mark])
+        values = await self._store.get_messages(keys)
+        return any(value is not None and decode(value).payload == stored.payload for value in values)
 
     async def _commit(
         self, advisory: Advisory, stored: Stored, wanted: BridgedConsumer, mark: bytes | None

@@ -24,8 +24,9 @@ def test_an_advisory_of_the_server_is_read() -> None:
         b'{"type":"io.nats.jetstream.advisory.v1.max_deliver","id":"JPvp0YFWHfs2JI1g2zOhtu",'
         b'"timestamp":"2026-11-28T02:59:17.351761691Z","stream":"ORDERS","consumer":"billing","stream_seq":17,"deliveries":5}'
     )
-    assert read_advisory(payload) == ADVISORY
-    assert ADVISORY.id == "ORDERS.billing.17"
+    found = read_advisory(payload)
+    assert found == ADVISORY._replace(event="JPvp0YFWHfs2JI1g2zOhtu")
+    assert (found.id, found.mark) == ("ORDERS.billing.17", b"ORDERS.billing.17/JPvp0YFWHfs2JI1g2zOhtu")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class Bridge:
             await self._ack(notice, None)
             return
         wanted = self._settings.for_advisory(advisory.stream, advisory.consumer)
-        mark = advisory.id.encode()
+        mark = advisory.mark
         if wanted is None:
             await self._ack(notice, None)
         elif mark not in self._at_work:  # else it comes again, when the first one has failed
@@ -135,7 +135,7 @@ class Bridge:
                 self._at_work.discard(mark)
 
     async def _take_over(self, notice: Notice, advisory: Advisory, wanted: BridgedConsumer) -> None:
-        mark = advisory.id.encode()
+        mark = advisory.mark
         if mark not in self._marks:
             stored = await self._messages.get(advisory.stream, advisory.sequence)
             if stored is None:
@@ -143,7 +143,7 @@ class Bridge:
                 log.warning("bridge: the message is gone from its stream", extra={"id": advisory.id})
                 await self._ack(notice, None)
                 return
-            if await self._is_pending(mark, stored):
+            if await self._is_pending(advisory.id.encode(), stored):
                 result = "known"
             else:
                 result = await self._commit(advisory, stored, wanted, mark if notice.comes_again else None)
@@ -154,12 +154,12 @@ class Bridge:
             await self._messages.delete(advisory.stream, advisory.sequence)
         await self._ack(notice, mark)
 
-    async def _is_pending(self, mark: bytes, stored: Stored) -> bool:
+    async def _is_pending(self, client_id: bytes, stored: Stored) -> bool:
         """Whether its message is here without a mark: merged or handed over from the worker that had taken it.
 
         The id alone would not do: a client may have used the same for something else.
         """
-        [keys] = await self._store.keys_of_ids([mark])
+        [keys] = await self._store.keys_of_ids([client_id])
         values = await self._store.get_messages(keys)
         return any(value is not None and decode(value).payload == stored.payload for value in values)
 

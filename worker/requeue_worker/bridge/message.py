@@ -33,10 +33,16 @@ class Advisory(NamedTuple):
     consumer: str
     sequence: int
     deliveries: int
+    event: str = ""  #: the advisory's own id, the same whenever it comes again
+
+    @property
+    def mark(self) -> bytes:
+        """What tells this advisory from all others, of a stream that was made anew under the same name too."""
+        return f"{self.id}/{self.event}".encode()
 
     @property
     def id(self) -> str:
-        """What tells it from all others: the `Nats-Msg-Id` of the message that it becomes."""
+        """Of the message: the `Nats-Msg-Id` of what it becomes."""
         return f"{self.stream}.{self.consumer}.{self.sequence}"
 
     @property
@@ -57,10 +63,16 @@ def read_advisory(payload: bytes) -> Advisory:
     """Read an advisory. Raises ValueError for what is none."""
     said = json.loads(payload)
     try:
-        found = Advisory(said["stream"], said["consumer"], said["stream_seq"], said.get("deliveries", 0))
+        found = Advisory(
+            said["stream"],
+            said["consumer"],
+            said["stream_seq"],
+            said.get("deliveries", 0),
+            said.get("id", ""),
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no advisory about a message: {error!r}") from None
-    if not all(type(value) is kind for value, kind in zip(found, (str, str, int, int), strict=True)):
+    if not all(type(value) is kind for value, kind in zip(found, (str, str, int, int, str), strict=True)):
         raise ValueError("no advisory about a message: stream and consumer are texts, the others are numbers")
     return found
 

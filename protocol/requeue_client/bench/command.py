@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 from rich.console import Console
 
-from requeue_client.bench import beanstalkd
+from requeue_client.bench import beanstalkd, schedules
 from requeue_client.bench.ack import measure_ack
 from requeue_client.bench.both import measure_both
 from requeue_client.bench.figures import Result, faults, medians
@@ -31,7 +31,7 @@ from requeue_client.local import LocalProcessError
 
 SCENARIOS = ("ingest", "replay", "both", "ack", "lateness", "headofline", "startup")
 OWN_PARTS = ("ack", "headofline", "startup", "growth")  #: they leave messages behind, or restart the worker
-PEERS = (*SYSTEMS, beanstalkd.SYSTEM)
+PEERS = (*SYSTEMS, schedules.SYSTEM, beanstalkd.SYSTEM)
 _FAULTY, _FAILED = 1, 3
 _T = TypeVar("_T")
 
@@ -149,7 +149,10 @@ def bench(
     )
     plan = _Plan(scenarios, Load(n, size, window, queues, intake), rate, backlog, tuple(dict.fromkeys(peer)))
     lab = Lab(
-        server_url=server, directory=data_dir, worker_config=worker_config, jetstream="jetstream" in peer
+        server_url=server,
+        directory=data_dir,
+        worker_config=worker_config,
+        jetstream=bool({"jetstream", schedules.SYSTEM} & set(peer)),
     )
     try:
         results, notes = _run(_measure(lab, plan, runs))
@@ -204,6 +207,7 @@ def _steps(plan: _Plan) -> list[tuple[str, str]]:
         (scenario, system)
         for scenario in plan.scenarios
         for system in ("requeue", *(plan.peers if scenario in ("ingest", "replay") else ()))
+        if not (scenario == "ingest" and system == schedules.SYSTEM)
     ]
 
 
@@ -212,6 +216,8 @@ async def _step(lab: Lab, plan: _Plan, scenario: str, system: str) -> list[Resul
     match scenario, system:
         case _, beanstalkd.SYSTEM:
             return [await beanstalkd.measure_beanstalkd(lab, load, scenario)]
+        case _, schedules.SYSTEM:
+            return [await schedules.measure_schedules(lab, load)]
         case "ingest", "requeue":
             return [await measure_ingest(lab, load)]
         case "ingest", peer:

@@ -63,6 +63,15 @@ def test_growth_measures_at_each_backlog(tmp_path: Path) -> None:
         assert result["figures"]["replay_per_s"] > 0
 
 
+def test_schedules_of_jetstream_fire_all_that_was_scheduled(tmp_path: Path) -> None:
+    args = ["--n", "300", "--peer", "jetstream-schedules", "--json", "--data-dir", str(tmp_path)]
+    done = bench("replay", *args)
+    assert done.returncode == 0, done.stderr
+    own, peer = json.loads(done.stdout)["results"]
+    assert own["figures"]["missing"] == peer["figures"]["missing"] == 0
+    assert peer["system"] == "jetstream-schedules"
+
+
 @pytest.mark.skipif(
     shutil.which("beanstalkd") is None, reason="needs beanstalkd, a package of most distributions"
 )

@@ -1,0 +1,100 @@
+"""The peer JetStream message schedules: a message in a stream that is published into that stream at an instant.
+
+The nearest that a NATS server has to a delay. A subject of its own for each message, delivery inside the stream alone (so
+a consumer reads it there), whole seconds, no retry; durable as its stream is, with the default sync interval here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from requeue_client.bench.figures import Result
+from requeue_client.bench.ingest import lead_ns, parameters
+from requeue_client.bench.messages import STAMP, Compose, Load
+from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, new_inbox
+from requeue_client.bench.responder import Responder
+from requeue_client.bench.target import Lab
+from requeue_client.bench.wire import Wire, WireError
+
+SYSTEM = "jetstream-schedules"
+_STREAM = "requeue-bench-schedules"
+_SCHEDULE, _FIRED = "requeue-bench.schedule", "requeue-bench.fired"
+_API = "$JS.API"
+_IDLE_S = 15.0
+_S_NS = 10**9
+
+
+def scheduled(inbox: str, load: Load, due_ns: int) -> Compose:
+    """Messages that are published to `_FIRED` at an instant, a whole second."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(due_ns // _S_NS))
+    block = f"NATS/1.0\r\nNats-Schedule: @at {at}\r\nNats-Schedule-Target: {_FIRED}\r\n\r\n"
+    sizes = f"{len(block)} {len(block) + load.size}"
+    head = f"HPUB {_SCHEDULE}.%d {inbox}.%d {sizes}\r\n{block}%b".encode()
+    frame = head + bytes(load.size - STAMP.size) + b"\r\n"
+
+    def compose(first: int, last: int) -> bytes:
+        return b"".join([frame % (i, i, STAMP.pack(i, due_ns)) for i in range(first, last)])
+
+    return compose
+
+
+async def measure_schedules(lab: Lab, load: Load) -> Result:
+    """Publish a load that is due at one instant, and count what is fired from then on. Raises WireError."""
+    async with lab.peer(sync_always=False) as system, _stream(system.url) as deliver:
+        inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
+        responder = Responder(outward, load.size, load.n, subject=deliver)
+        await responder.listen()
+        inbox = new_inbox()
+        due_ns = -(-(time.time_ns() + lead_ns(load)) // _S_NS) * _S_NS
+        compose = scheduled(inbox, load, due_ns)
+        publisher = WindowedPublisher(inward, inbox, compose, n=load.n, window=load.window, payload_acks=True)
+        check_all_acked(await publisher.run())
+        await asyncio.sleep(max(0.0, (due_ns - time.time_ns()) / _S_NS - 0.1))
+        meter = system.meter()
+        delivered = await responder.finish(idle_s=_IDLE_S)
+        costs = meter.figures(load.n)
+        await inward.close()
+        await outward.close()
+    figures = {
+        "rate_per_s": round(delivered.rate_per_s),
+        "missing": load.n - len(delivered.numbers),
+        "first_after_due_ms": round(min(delivered.lateness_ns, default=0) / 1e6, 3),
+        "all_after_due_ms": round(max(delivered.lateness_ns, default=0) / 1e6, 3),
+        **costs,
+    }
+    return Result("replay", SYSTEM, parameters(load), figures)
+
+
+@asynccontextmanager
+async def _stream(url: str) -> AsyncIterator[str]:
+    """A stream with schedules, and the subject to which a consumer delivers what was fired; removed at the end."""
+    nc = await nats.connect(url, allow_reconnect=False)
+    try:
+        await _ask(nc, f"STREAM.DELETE.{_STREAM}", {}, may_fail=True)
+        subjects = [f"{_SCHEDULE}.*", _FIRED]
+        config = {"name": _STREAM, "subjects": subjects, "storage": "file", "allow_msg_schedules": True}
+        await _ask(nc, f"STREAM.CREATE.{_STREAM}", config)
+        deliver = new_inbox()
+        consumer = {"deliver_subject": deliver, "filter_subject": _FIRED, "ack_policy": "none"}
+        await _ask(nc, f"CONSUMER.CREATE.{_STREAM}", {"stream_name": _STREAM, "config": consumer})
+        yield deliver
+        await _ask(nc, f"STREAM.DELETE.{_STREAM}", {})
+    except nats.errors.Error as error:
+        raise WireError(f"JetStream schedules on {url}: {error}") from error
+    finally:
+        await nc.close()
+
+
+async def _ask(nc: Client, verb: str, request: dict[str, object], *, may_fail: bool = False) -> None:
+    answer = await nc.request(f"{_API}.{verb}", json.dumps(request).encode(), timeout=60)
+    said = json.loads(answer.data)
+    if "error" in said and not may_fail:
+        raise WireError(f"{verb}: {said['error'].get('description', said['error'])}")

@@ -84,5 +84,8 @@ BASE ?= HEAD^
 bench-check: $(STAMP) ## does a message cost more CPU than in the parent commit (BASE=...)? Fails beyond 25 %; a minute
 	$(BIN)/python -m tests.performance.paired --base $(BASE)
 
+bench-docs: $(STAMP) ## tables and plots of docs/benchmarks.md, from docs/benchmarks/*.json
+	$(BIN)/python -m tests.performance.render
+
 clean: ## remove what was built
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,137 @@
+"""Table and plots of docs/benchmarks.md, from what `requeue bench --json` measured (docs/benchmarks/*.json).
+
+python -m tests.performance.render    # or `make bench-docs`
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.performance.plots import bars, lines
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/benchmarks.md"
+FIGURES = ROOT / "docs/benchmarks"
+_BEGIN, _END = "<!-- figures: made by make bench-docs -->", "<!-- end of figures -->"
+
+#: file, scenario, figure, what it is called, target (as the project set it), whether more is better
+ROWS = (
+    ("ingest", "ingest", "rate_per_s", "durable ingest, window 1,024, messages/s", 90_000, True),
+    ("replay", "replay", "rate_per_s", "replay and settle, messages/s", 120_000, True),
+    ("replay", "replay", "all_after_due_ms", "100,000 due at one instant: the last after, ms", 1_500, False),
+    ("both", "both", "both_per_s", "both at once, messages/s each way", 45_000, True),
+    ("both", "both", "worker_cpu_us_per_msg", "CPU of the worker for a message's whole life, µs", 20, False),
+    ("ack", "ack", "ack_p50_ms", "ack at 1,000 messages/s, p50, ms", 1, False),
+    ("ack", "ack", "ack_p99_ms", "the same, p99, ms", 5, False),
+    ("lateness", "lateness", "lateness_p50_ms", "lateness at 5,000 due/s, p50, ms", 2, False),
+    ("lateness", "lateness", "lateness_p99_ms", "the same, p99, ms", 10, False),
+    ("headofline", "headofline", "lateness_p99_ms", "lateness beside a stuck queue, p99, ms", 50, False),
+    ("startup", "startup", "first_replay_s", "start to first replay, s", 2, False),
+)  # fmt: skip
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What a file says: machine, notes, results."""
+    content: dict[str, Any] = json.loads((FIGURES / f"{name}.json").read_text())
+    return content
+
+
+def figures_of(name: str, scenario: str, system: str = "requeue") -> dict[str, Any]:
+    """The figures of one system in a file."""
+    for result in measured(name)["results"]:
+        if (result["scenario"], result["system"]) == (scenario, system):
+            return dict(result["figures"])
+    raise LookupError(f"{name}.json has no {scenario} of {system}")
+
+
+def table() -> str:
+    """Target, figure and whether it is reached, for each row whose file is there."""
+    said = ["| figure | target | measured | |", "|---|---:|---:|---|"]
+    for file, scenario, figure, title, target, more in ROWS:
+        if not (FIGURES / f"{file}.json").exists():
+            continue
+        value = figures_of(file, scenario)[figure]
+        reached = value >= target if more else value <= target
+        sign = "≥" if more else "≤"
+        verdict = "reached" if reached else "not reached"
+        said.append(f"| {title} | {sign} {target:,} | {_shown(value)} | {verdict} |")
+    return "\n".join(said)
+
+
+def peers() -> str:
+    """Rates and latencies of all systems, with the parameters that they share."""
+    said = ["| scenario | system | messages/s | ack p50, ms | ack p99, ms |", "|---|---|---:|---:|---:|"]
+    for file in ("ingest", "ingest-synced", "replay", "replay-synced"):
+        if not (FIGURES / f"{file}.json").exists():
+            continue
+        for result in measured(file)["results"]:
+            figures, n = result["figures"], result["parameters"]["n"]
+            latencies = " | ".join(_shown(figures.get(name)) for name in ("ack_p50_ms", "ack_p99_ms"))
+            title = f"{result['scenario']} of {n:,}"
+            said.append(f"| {title} | {result['system']} | {figures['rate_per_s']:,.0f} | {latencies} |")
+    return "\n".join(said)
+
+
+def growth() -> str:
+    """Rates, lateness and memory at each backlog."""
+    said = [
+        "| pending | ingest/s | replay/s | lateness p50, ms | p99, ms | memory, MB |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in measured("growth")["results"]:
+        names = ("ingest_per_s", "replay_per_s", "lateness_p50_ms", "lateness_p99_ms", "worker_rss_mb")
+        cells = " | ".join(_shown(result["figures"][name]) for name in names)
+        said.append(f"| {result['system'].removesuffix(' pending')} | {cells} |")
+    return "\n".join(said)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def plots() -> dict[str, str]:
+    """File name and SVG of each plot."""
+    rates = {}
+    for file in ("ingest", "ingest-synced"):
+        for result in measured(file)["results"] if (FIGURES / f"{file}.json").exists() else []:
+            if result["system"] != "requeue" or file == "ingest":
+                rates[result["system"]] = result["figures"]["rate_per_s"]
+    points = [
+        (float(result["system"].partition(" ")[0].replace(",", "")), result["figures"])
+        for result in measured("growth")["results"]
+    ]
+    panels = {
+        title: [(size, float(figures[name])) for size, figures in points]
+        for title, name in (
+            ("ingest, messages/s", "ingest_per_s"),
+            ("replay, messages/s", "replay_per_s"),
+            ("lateness p50, ms", "lateness_p50_ms"),
+            ("memory of the worker, MB", "worker_rss_mb"),
+        )
+    }
+    return {
+        "ingest.svg": bars("Acknowledged messages per second", "/s", rates),
+        "growth.svg": lines("As the backlog grows", "messages pending", panels),
+    }
+
+
+def document() -> str:
+    """The document with its figures as they were measured."""
+    before, _, rest = DOCUMENT.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n\n{table()}\n\n{peers()}\n\n{growth()}\n\n{_END}{after}"
+
+
+def main() -> None:
+    """Write the document and its plots."""
+    DOCUMENT.write_text(document())
+    for name, svg in plots().items():
+        (FIGURES / name).write_text(svg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""docs/benchmarks.md says what was measured, and its plots show that."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from requeue_client.bench.command import bench
+
+from tests.performance.plots import bars, lines
+from tests.performance.render import DOCUMENT, FIGURES, document, plots
+
+
+def test_document_has_the_figures_that_were_measured() -> None:
+    assert document() == DOCUMENT.read_text(), "run `make bench-docs`"
+
+
+@pytest.mark.parametrize("name", ["ingest.svg", "growth.svg"])
+def test_plot_is_that_of_the_figures(name: str) -> None:
+    assert plots()[name] == (FIGURES / name).read_text(), "run `make bench-docs`"
+
+
+def test_no_measurement_lost_a_message() -> None:
+    for file in FIGURES.glob("*.json"):
+        for result in json.loads(file.read_text())["results"]:
+            assert not result["figures"].get("missing"), (file.name, result["system"])
+            assert not result["figures"].get("early"), (file.name, result["system"])
+
+
+def test_commands_of_the_document_are_commands() -> None:
+    commands = re.findall(r"^requeue bench (.*?)\s*(?:#.*)?$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        assert bench.make_context("bench", command.split())
+
+
+def test_the_longest_bar_and_the_labels_are_drawn() -> None:
+    drawing = ET.fromstring(bars("Rates", "/s", {"requeue": 50.0, "a <peer>": 100.0}))
+    widths = [float(shape.attrib["width"]) for shape in drawing if shape.tag.endswith("rect")][1:]
+    assert widths[1] == pytest.approx(2 * widths[0])
+    assert "a <peer>" in [shape.text for shape in drawing]
+
+
+def test_a_line_rises_with_its_values() -> None:
+    drawing = ET.fromstring(lines("Growth", "pending", {"ms": [(10, 1.0), (100, 2.0), (1000, 2.0)]}))
+    points = [(float(s.attrib["cx"]), float(s.attrib["cy"])) for s in drawing if s.tag.endswith("circle")]
+    assert points[0][0] < points[1][0] < points[2][0]
+    assert points[0][1] > points[1][1] == points[2][1]
+    assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)

@@ -1,16 +1,19 @@
-"""The `requeue` command: publish a message and wait until it is on disk; send one through (`check`); measure (`bench`)."""
+"""The `requeue` command: publish a message and wait until it is on disk; send one through (`check`);
+measure (`bench`). What asks the workers' admin API is in `commands/`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from requeue_client.check import SUBJECT, NotReplayed, RoundTrip, check
+from requeue_client.contexts import ContextError
 from requeue_client.errors import (
     InvalidMessage,
     NotConnected,
@@ -43,21 +46,34 @@ Exit codes:
 """
 
 
-class _LazyBench(click.Group):
-    """A group that imports the bench only when it is asked for."""
+#: name -> module and attribute of the commands that are imported only when they are asked for
+_LAZY = {
+    "instances": ("requeue_client.commands.overview", "instances"),
+    "queues": ("requeue_client.commands.overview", "queues"),
+    "stats": ("requeue_client.commands.overview", "stats"),
+    "list": ("requeue_client.commands.browse", "list_messages"),
+    "peek": ("requeue_client.commands.browse", "peek"),
+    "show": ("requeue_client.commands.browse", "show"),
+    "bench": ("requeue_client.bench.command", "bench"),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), "bench"]
+        return [*super().list_commands(ctx), *_LAZY]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "bench":
-            from requeue_client.bench.command import bench
-
-            return bench
+        if cmd_name in _LAZY:
+            module, attribute = _LAZY[cmd_name]
+            command = getattr(import_module(module), attribute)
+            assert isinstance(command, click.Command)
+            return command
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=_LazyBench, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nats-requeue", prog_name="requeue")
 def main() -> None:
     """Durable delay, retry and dead letters for any NATS client."""
@@ -102,6 +118,8 @@ def publish(subject: str, payload: str, **options: Any) -> None:
         raise click.UsageError(str(wrong)) from None
     try:
         line = asyncio.run(_publish(connection, intake, message, count, timeout_s))
+    except ContextError as wrong:
+        raise click.UsageError(str(wrong)) from None
     except RequeueError as error:
         click.echo(f"requeue: {error}", err=True)
         sys.exit(exit_code(error))
@@ -128,6 +146,8 @@ def check_command(subject: str, timeout: str, intake: str, **options: Any) -> No
         raise click.UsageError(str(wrong)) from None
     try:
         done = asyncio.run(_check(Connection(**options), intake, subject, timeout_s))
+    except ContextError as wrong:
+        raise click.UsageError(str(wrong)) from None
     except RequeueError as error:
         click.echo(f"requeue: {error}", err=True)
         sys.exit(exit_code(error))

@@ -120,6 +120,11 @@ class RequeueClient:
         client._owns_connection = True
         return client
 
+    @property
+    def inbox(self) -> ReplyInbox:
+        """Where answers to this client come in; for other conversations on its connection."""
+        return self._inbox
+
     async def __aenter__(self) -> Self:
         return self
 

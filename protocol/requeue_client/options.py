@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from requeue_client.client import DEFAULT_INTAKE, DEFAULT_SERVER, RequeueClient
+from requeue_client.contexts import Context, read_context
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -29,29 +30,34 @@ class Connection:
     tls_ca: Path | None
     tls_cert: Path | None
     tls_key: Path | None
+    context: str | None = None
 
     async def open(self, *, intake: str, timeout_s: float) -> RequeueClient:
-        """Connect. Raises NotConnected."""
+        """Connect: options go before the context. Raises NotConnected, and ContextError."""
+        said = Context() if self.context is None else read_context(self.context)
+        own_login = any((self.user, self.token_file, self.creds, self.nkey))
+        login = Context() if own_login else said
         return await RequeueClient.connect(
-            list(self.server),
+            list(self.server or said.servers or (DEFAULT_SERVER,)),
             intake=intake,
             name="requeue",
-            user=self.user,
-            password=_secret(self.password_file),
-            token=_secret(self.token_file),
-            creds_file=self.creds,
-            nkey_file=self.nkey,
-            tls=self._tls(),
+            user=self.user or login.user,
+            password=_secret(self.password_file) or login.password,
+            token=_secret(self.token_file) or login.token,
+            creds_file=self.creds or login.creds,
+            nkey_file=self.nkey or login.nkey,
+            tls=_tls(self.tls_ca or said.ca, self.tls_cert or said.cert, self.tls_key or said.key),
             timeout=f"{timeout_s:.3f}s",
         )
 
-    def _tls(self) -> ssl.SSLContext | None:
-        if self.tls_ca is None and self.tls_cert is None:
-            return None
-        context = ssl.create_default_context(cafile=self.tls_ca)
-        if self.tls_cert is not None:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
-        return context
+
+def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if ca is None and cert is None:
+        return None
+    context = ssl.create_default_context(cafile=ca)
+    if cert is not None:
+        context.load_cert_chain(cert, key)
+    return context
 
 
 def _secret(file: Path | None) -> str | None:
@@ -62,8 +68,7 @@ _OPTIONS = (
     click.option(
         "--server",
         multiple=True,
-        default=[DEFAULT_SERVER],
-        show_default=True,
+        show_default=DEFAULT_SERVER,
         envvar=["REQUEUE_NATS_SERVERS", "NATS_URL"],
         help="NATS server; give it again for more of one cluster.",
     ),
@@ -75,6 +80,9 @@ _OPTIONS = (
     click.option("--tls-ca", type=_FILE, envvar="REQUEUE_NATS_TLS_CA_FILE", help="Authority to trust."),
     click.option("--tls-cert", type=_FILE, envvar="REQUEUE_NATS_TLS_CERT_FILE", help="Client certificate."),
     click.option("--tls-key", type=_FILE, envvar="REQUEUE_NATS_TLS_KEY_FILE", help="Its private key."),
+    click.option(
+        "--context", envvar="NATS_CONTEXT", help="Context of the nats command; options go before it."
+    ),
 )
 
 

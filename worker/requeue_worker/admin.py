@@ -53,7 +53,7 @@ class Admin:
         self._withdraw = withdraw
 
     @property
-    def endpoints(self) -> dict[str, Callable[[bytes], Awaitable[bytes | None]]]:
+    def endpoints(self) -> dict[str, Callable[[bytes], Awaitable[bytes]]]:
         """Subject to handler."""
         return {CANCEL: self._cancel, RESCHEDULE: self._reschedule}
 

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
@@ -34,9 +35,14 @@ from requeue_worker.errors import CommitError
 from requeue_worker.headroom import Headroom
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
+from requeue_worker.micro.browse import Browse
+from requeue_worker.micro.endpoints import endpoints
+from requeue_worker.micro.overview import Overview
+from requeue_worker.micro.service import Service
 from requeue_worker.reaper.reaper import Reaper, ReaperStatus
 from requeue_worker.record import MAX_TIME_NS
 from requeue_worker.registry import QueueRegistry
+from requeue_worker.replay import rfc3339
 from requeue_worker.replayer import Replayer
 from requeue_worker.reporter import Reporter
 from requeue_worker.retirement import Retirement
@@ -225,6 +231,7 @@ class Worker:
             commits=lambda: self.counts.commits,
             withdraw=self._scheduler.withdraw,
         )
+        self._service = self._make_service(settings)
         self._reaper = Reaper(
             settings,
             self._store,
@@ -253,6 +260,22 @@ class Worker:
             clock_stepped=self._scheduler.look_again,
         )
 
+    def _make_service(self, settings: Settings) -> Service:
+        instance, release, broker = settings.instance_id, version("nats-requeue"), self._broker
+        overview = Overview(
+            self._registry,
+            self.counts,
+            instance,
+            settings.fleet,
+            release,
+            self._clock,
+            ready=self.ready,
+            max_payload=lambda: broker.max_payload,
+        )
+        browse = Browse(self._store, self._registry, instance, max_payload=lambda: broker.max_payload)
+        started = rfc3339(self._clock()).decode()
+        return Service(instance, settings.fleet, release, started, endpoints(overview, browse, self._admin))
+
     def _make_bridge(self) -> Bridge:
         broker, said = self._broker, self.settings.bridge
         return Bridge(
@@ -272,7 +295,7 @@ class Worker:
     async def _connect(self) -> None:
         await self._broker.connect()
         self._replayer.inbox = self._answers.inbox = self._broker.inbox_prefix
-        for subject, answer in (*self._admin.endpoints.items(), *self._receiver.endpoints.items()):
+        for subject, answer in (*self._service.subjects(), *self._receiver.endpoints.items()):
             await self._broker.respond(subject, answer)
         await self._broker.subscribe_replies(self._replayer.on_replies)
         if self.settings.intake:

@@ -39,7 +39,8 @@ authorization {{ users: [
     publish: {{ allow: ["_requeue._stats", "retry.>", "$JS.API.STREAM.MSG.GET.ORDERS", "$JS.API.STREAM.MSG.DELETE.ORDERS",
       "$JS.API.CONSUMER.CREATE.GIVEN_UP.requeue-bridge", "$JS.API.CONSUMER.MSG.NEXT.GIVEN_UP.requeue-bridge",
       "$JS.ACK.GIVEN_UP.requeue-bridge.>"] }}
-    subscribe: {{ allow: ["requeue.> requeue-workers", "_INBOX.>", "_requeue.admin.>", "_requeue.handover.default.>",
+    subscribe: {{ allow: ["requeue.> requeue-workers", "_INBOX.>", "_requeue.admin.>", "$SRV.>",
+      "_requeue.handover.default.>",
       "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.billing"] }}
     allow_responses: true
   }} }}

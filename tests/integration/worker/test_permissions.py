@@ -225,6 +225,7 @@ async def administration(roles: Cast) -> None:
     admin = RequeueClient(roles["admin"])
     assert (await admin.reschedule("later", delay="2h")).changed == 1
     assert (await admin.cancel("later")).changed == 1
+    assert b"ping_response" in (await roles["admin"].request("$SRV.PING.requeue", b"", timeout=WAIT_S)).data
 
 
 async def handover(server: NatsServer, worker: LiveWorker, volume: Path) -> None:
@@ -243,6 +244,7 @@ SUBSCRIPTIONS = {
     "requeue.> requeue-workers": (False, 'Subscription to "requeue.>" using queue "requeue-workers"'),
     "_INBOX.>": (False, 'Subscription to "_INBOX.'),
     "_requeue.admin.>": (True, 'Subscription to "_requeue.admin.'),
+    "$SRV.>": (True, 'Subscription to "$SRV.'),
     "_requeue.handover.default.>": (True, 'Subscription to "_requeue.handover.default.'),
 }
 PUBLISHES = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nats import errors as nats_errors
 from requeue_worker.broker.client import BulkClient
@@ -21,7 +21,7 @@ from requeue_worker.broker.parser import Consumer
 from requeue_worker.broker.permissions import Denials, Permissions, read_violation
 from requeue_worker.broker.subscriptions import Subscriptions
 from requeue_worker.settings import NatsSettings
-from requeue_worker.wire import pub
+from requeue_worker.wire import hpub, pub
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,13 @@ PENDING_BYTES = 64 << 20
 LAST_WORD_S = 3.0  #: at shutdown, for each round trip
 LOGGED_EVERY_S = 60.0  #: the same failure to connect is logged so often
 MAX_REASONS = 100
+
+
+class Answer(NamedTuple):
+    """A reply with headers: its payload, and the whole header block."""
+
+    payload: bytes
+    block: bytes
 
 
 class Listener(Protocol):
@@ -86,13 +93,19 @@ class Broker:
         """Subscribe the reply inbox, all that one needs who only asks."""
         await self._subscriptions.add_replies(self.inbox_prefix.decode() + "*", replies)
 
-    async def respond(self, subject: str, answer: Callable[[bytes], Awaitable[bytes | None]]) -> None:
-        """Answer requests on `subject`: `answer` gets the payload and returns the reply's, None for none."""
+    async def respond(
+        self, subject: str, answer: Callable[[bytes], Awaitable[Answer | bytes | None]]
+    ) -> None:
+        """Answer requests on `subject`: `answer` gets the payload and returns the reply, None for none."""
 
         async def handle(message: Any) -> None:
             reply = await answer(message.data)
-            if reply is not None and message.reply:
+            if reply is None or not message.reply:
+                return
+            if isinstance(reply, bytes):
                 await self.publish(message.reply, reply)
+            elif len(reply.block) + len(reply.payload) <= self.max_payload:
+                self.send(hpub(message.reply.encode(), reply.block, reply.payload), 1)
 
         await self._subscriptions.add_other(subject, handle)
 

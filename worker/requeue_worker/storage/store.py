@@ -70,7 +70,8 @@ class Store:
         #: looks at the disk before each commit, on the write thread, and hears of it on the event loop
         self.look: Callable[[], Room] | None = None
         self.looked: Callable[[Room], None] = lambda _: None
-        #: no thread until it is used
+        #: no threads until they are used: looks by the admin API must not make a due message wait, nor must copies
+        self._browser = ThreadPoolExecutor(1, thread_name_prefix="requeue-browse")
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="requeue-backup")
 
     @classmethod
@@ -208,6 +209,10 @@ class Store:
         """Those of the keys of this family that are there."""
         return await self._read(partial(self._engine.present, family, keys))
 
+    async def browse(self, function: Callable[[Engine], T]) -> T:
+        """Let the admin API look at the data, on a thread of its own. The function must bound how much it reads."""
+        return await asyncio.get_running_loop().run_in_executor(self._browser, function, self._engine)
+
     async def get_dead(self, key: bytes) -> bytes | None:
         """A dead letter's value, None when it is gone."""
         return await self._read(partial(self._engine.get, DEAD, key))
@@ -225,6 +230,7 @@ class Store:
     def close(self) -> None:
         """Wait for what is under way, then close. Blocks."""
         self._copier.shutdown()
+        self._browser.shutdown()
         self._reader.shutdown()
         self._writer.shutdown()
         self._engine.close()

@@ -1,0 +1,1 @@
+"""Subcommands of `requeue` that ask the workers' admin API."""

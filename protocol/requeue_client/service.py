@@ -1,0 +1,100 @@
+"""Asking the workers' admin API: every instance, or one; pages followed to their end.
+
+How many instances there are nobody knows: answers are collected until none has come for a short while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Final, TypeVar
+
+from nats.aio.msg import Msg
+from pydantic import BaseModel, ValidationError
+from requeue_protocol.admin import AdminAnswer, AdminRequest, AdminSubject
+from requeue_protocol.errors import refusal_for
+from requeue_protocol.headers import ERROR, ERROR_CODE
+
+from requeue_client.client import RequeueClient
+from requeue_client.errors import NotConnected, NoWorker, UnexpectedReply
+
+QUIET_S: Final = 0.25  #: after the last answer; a worker that is slower than this is asked by its id
+
+A = TypeVar("A", bound=AdminAnswer)
+
+
+class AdminClient:
+    """The admin API over a client's connection. Each call may take `timeout_s` for its first answer."""
+
+    def __init__(self, client: RequeueClient, *, instance: str | None = None, timeout_s: float = 5.0) -> None:
+        self._client = client
+        self._instance = instance
+        self._timeout_s = timeout_s
+
+    async def ask(self, subject: AdminSubject, request: AdminRequest, answer: type[A]) -> list[A]:
+        """One answer of each instance (of the one that was named), by instance.
+
+        Raises:
+            NoWorker: nobody answered. NotConnected: no connection. RefusedError: an instance refused, as it says.
+        """
+        whom = subject.everybody if self._instance is None else subject.one(self._instance)
+        answers = await self._collect(whom, request, 1 if self._instance is not None else None)
+        read = [_read(whom, msg, answer) for msg in answers]
+        return sorted(read, key=lambda each: each.instance)
+
+    async def pages(self, subject: AdminSubject, request: AdminRequest, answer: type[A]) -> AsyncIterator[A]:
+        """All pages of all instances, one instance after another. Raises as `ask`."""
+        for first in await self.ask(subject, request, answer):
+            page = first
+            yield page
+            whom = subject.one(first.instance)
+            while following := getattr(page, "next", None):
+                [msg] = await self._collect(whom, request.model_copy(update={"after": following}), 1)
+                page = _read(whom, msg, answer)
+                yield page
+
+    async def _collect(self, subject: str, request: AdminRequest, most: int | None) -> list[Msg]:
+        if not self._client.nc.is_connected:
+            raise NotConnected("there is no connection to NATS; nothing was asked")
+        inbox = self._client.inbox
+        await inbox.open()
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        reply = inbox.expect(arrived.put_nowait)
+        answers: list[Msg] = []
+        deadline_s = time.monotonic() + self._timeout_s
+        try:
+            await self._client.nc.publish(subject, _body(request), reply)
+            while (left_s := deadline_s - time.monotonic()) > 0 and len(answers) != most:
+                wait_s = min(left_s, QUIET_S) if answers else left_s
+                answers.append(await asyncio.wait_for(arrived.get(), wait_s))
+                if (answers[-1].headers or {}).get("Status") == "503":
+                    raise NoWorker(
+                        f"no worker listens on {subject}; start one, or check server and permissions"
+                    )
+        except TimeoutError:
+            pass
+        finally:
+            inbox.forget(reply)
+        if not answers:
+            raise NoWorker(
+                f"no worker answered on {subject} within {self._timeout_s:g} s; start one, or check server and permissions"
+            )
+        return answers
+
+
+def _body(request: BaseModel) -> bytes:
+    return request.model_dump_json(exclude_defaults=True).encode()
+
+
+def _read(subject: str, msg: Msg, answer: type[A]) -> A:
+    headers = msg.headers or {}
+    code = headers.get(ERROR_CODE, "")
+    if code:
+        raise refusal_for(int(code) if code.isdecimal() else 500, headers.get(ERROR, ""))
+    try:
+        return answer.model_validate_json(msg.data)
+    except ValidationError:
+        raise UnexpectedReply(
+            f"{msg.data[:80]!r} is no answer of a worker; see who else listens on {subject}"
+        ) from None

@@ -1,0 +1,1 @@
+"""The admin API as a NATS micro service: discovery, and the endpoints that look."""

@@ -1,0 +1,284 @@
+"""Endpoints `list` and `get`: messages as they lie on disk, page by page.
+
+A page reads on a thread of its own, at most SCAN_RECORDS records or SCAN_BYTES, and ends there: what was found so far
+goes out with a cursor. So no request holds up the event loop or the reads of due messages, however much there is. A
+cursor is a key; each page sees the data as it is by then. What lies below a lane's checkpoint is settled, and no page
+walks over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from base64 import b64encode
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from requeue_protocol.admin import (
+    SHOWN_PAYLOAD_BYTES,
+    AttemptEntry,
+    GetAnswer,
+    GetRequest,
+    ListAnswer,
+    ListRequest,
+    MessageDetail,
+    MessageEntry,
+    State,
+)
+from requeue_protocol.subjects import subject_matches
+from requeue_worker.inflight import Delivery
+from requeue_worker.micro.overview import ENVELOPE_BYTES, fill
+from requeue_worker.record import Record, decode
+from requeue_worker.registry import QueueRegistry
+from requeue_worker.storage.keys import after_prefix, id_of, parse_message_key, queue_prefix, time_of
+from requeue_worker.storage.queues import QueueState
+from requeue_worker.storage.rocksdb import DEAD, MESSAGES, Engine
+from requeue_worker.storage.store import Store
+
+SCAN_RECORDS: Final = 4096
+SCAN_BYTES: Final = 4 << 20
+RANGE_RECORDS: Final = 16  #: what opening a range costs, in records
+_ID = re.compile(r"[0-9a-f]{32}")
+_GET_LIMIT: Final = 20
+
+Item = tuple[bytes, bytes]
+Range = tuple[bytes, bytes]  #: first key, and the one beyond the last
+Wanted = Callable[[bytes, Record], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a page found: the records wanted, how many it looked at, and where it stopped (None: at the end)."""
+
+    found: list[Item]
+    scanned: int
+    stopped: bytes | None
+
+
+class Browse:
+    """Lists and looks up messages."""
+
+    def __init__(
+        self, store: Store, registry: QueueRegistry, instance_id: str, max_payload: Callable[[], int]
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._instance_id = instance_id
+        self._max_payload = max_payload
+
+    async def list_messages(self, request: ListRequest) -> ListAnswer:
+        """A page of messages in one state. Raises ValueError for a cursor that is none."""
+        family = DEAD if request.state == "dead" else MESSAGES
+        after, wanted = _read_cursor(request.after), _wanted(request)
+        if request.state == "in-flight":
+            scan = _pick(sorted(self._in_flight(request.queue).items()), after, request.limit, wanted)
+        else:
+            scan = await self._scan(family, request.queue, after, request.limit, wanted)
+        entries = [
+            (item[0].hex(), self._entry(family, item, request.state, request.payload_bytes))
+            for item in scan.found
+        ]
+        page, following = fill(entries, request.limit, self._max_payload())
+        stopped = None if scan.stopped is None else scan.stopped.hex()
+        return ListAnswer(
+            instance=self._instance_id, messages=page, scanned=scan.scanned, next=following or stopped
+        )
+
+    async def get(self, request: GetRequest) -> GetAnswer:
+        """What has this id, in pages: first by the index of client ids, then pending messages, then dead letters."""
+        phase, _, cursor = (request.after or "i:").partition(":")
+        found: list[Item] = []
+        family = DEAD if phase == "d" else MESSAGES
+        if phase == "i":
+            found, following = await self._by_client_id(request), "p:"
+        elif phase in ("p", "d"):
+            wanted = _wanted_by_id(request.id)
+            if not cursor and phase == "p":
+                flying = sorted(self._in_flight(request.queue).items())
+                found += [item for item in flying if wanted(item[0], decode(item[1]))]
+            scan = await self._scan(family, request.queue, _read_cursor(cursor), _GET_LIMIT, wanted)
+            found += scan.found
+            following = (
+                f"{phase}:{scan.stopped.hex()}" if scan.stopped is not None else "d:" if phase == "p" else ""
+            )
+        else:
+            raise ValueError(f"after: {request.after!r} is no cursor; take `next` of the last answer")
+        if following.startswith("p") and _ID.fullmatch(request.id) is None:
+            following = "d:"  # a client id that is pending stands in the index
+        room = (self._max_payload() - ENVELOPE_BYTES) // max(len(found), 1)
+        return GetAnswer(
+            instance=self._instance_id,
+            messages=[self._detail(family, item, room) for item in found],
+            next=following or None,
+        )
+
+    async def _by_client_id(self, request: GetRequest) -> list[Item]:
+        [keys] = await self._store.keys_of_ids([request.id.encode()])
+        keys = keys[:_GET_LIMIT]
+        values = await self._store.get_messages(keys)
+        return [
+            (key, value)
+            for key, value in zip(keys, values, strict=True)
+            if value is not None and request.queue in (None, parse_message_key(key)[0])
+        ]
+
+    async def _scan(self, family: str, queue: str | None, after: bytes, limit: int, wanted: Wanted) -> Scan:
+        ranges = sorted(
+            (max(start, after + b"\x00") if after else start, end)
+            for state in self._queues(queue)
+            for start, end in _ranges(state, family)
+            if end > after
+        )
+        flying = self._in_flight(queue) if family == MESSAGES else {}
+        # One turn for everybody else first: whoever asks for page after page must not be alone with the loop.
+        await asyncio.sleep(0)
+        return await self._store.browse(lambda engine: _look(engine, family, ranges, limit, wanted, flying))
+
+    def _queues(self, name: str | None) -> list[QueueState]:
+        if name is None:
+            return list(self._registry)
+        queue = self._registry.by_name.get(name)
+        return [] if queue is None else [queue]
+
+    def _in_flight(self, queue: str | None) -> dict[bytes, bytes]:
+        """Key and value of what handlers have now: `max_in_flight_total` bounds it."""
+        return {
+            key: delivery.value
+            for state in self._queues(queue)
+            if state.in_flight
+            for lane in state.lanes.values()
+            for key, delivery in lane.unsettled.items()
+            if isinstance(delivery, Delivery)
+        }
+
+    # -- showing ---------------------------------------------------------------------------------------------
+
+    def _state(self, key: bytes) -> State:
+        name, priority, _, _ = parse_message_key(key)
+        queue = self._registry.by_name.get(name)
+        lane = None if queue is None else queue.lanes.get(priority)
+        in_flight = lane is not None and isinstance(lane.unsettled.get(key), Delivery)
+        return "in-flight" if in_flight else "pending"
+
+    def _entry(self, family: str, item: Item, state: State, payload_bytes: int) -> MessageEntry:
+        key, value = item
+        record = decode(value)
+        extras = record.extras
+        dead = family == DEAD
+        end = 1 + key[0]
+        return MessageEntry(
+            id=id_of(key).hex(),
+            state=state,
+            queue=key[1:end].decode("ascii"),
+            priority=None if dead else key[end],
+            subject=record.subject.decode(errors="replace"),
+            client_id=_text(record.client_id),
+            attempts=record.attempts,
+            enqueued_ns=record.enqueued_ns,
+            due_ns=None if dead else time_of(key),
+            deadline_ns=record.deadline_ns or None,
+            died_ns=time_of(key) if dead else None,
+            reason=extras.reason,
+            last_error=extras.last_error,
+            payload_size=record.payload_len,
+            payload=b64encode(record.payload[:payload_bytes]).decode(),
+        )
+
+    def _detail(self, family: str, item: Item, room: int) -> MessageDetail:
+        """Everything; headers and payload are cut where a message of NATS has no room for them."""
+        record = decode(item[1])
+        state: State = "dead" if family == DEAD else self._state(item[0])
+        history = record.extras.history
+        room -= 4096 + sum(len(attempt.error) * 2 + 80 for attempt in history)
+        headers = record.headers.decode(errors="replace")[: max(room // 4, 0)]
+        payload_bytes = max(min((room - 2 * len(headers)) * 3 // 4, SHOWN_PAYLOAD_BYTES), 0)
+        return MessageDetail(
+            **self._entry(family, item, state, payload_bytes).model_dump(),
+            headers=headers,
+            history=[
+                AttemptEntry(number=each.number, at_ns=each.at_ns, error=each.error) for each in history
+            ],
+        )
+
+
+def _ranges(queue: QueueState, family: str) -> Iterator[Range]:
+    """Where this queue's records may lie."""
+    if family == DEAD:
+        if queue.dead:
+            prefix = queue_prefix(queue.name)
+            yield prefix, after_prefix(prefix)
+    elif queue.pending:
+        for lane in queue.lanes.values():
+            yield lane.checkpoint, lane.end
+
+
+def _look(
+    engine: Engine, family: str, ranges: list[Range], limit: int, wanted: Wanted, but: Collection[bytes]
+) -> Scan:
+    found: list[Item] = []
+    scanned = spent = held = 0
+    for start, end in ranges:
+        spent += RANGE_RECORDS
+        for item in engine.items(family, start, end):
+            scanned += 1
+            spent += 1
+            held += len(item[1])
+            if item[0] not in but and wanted(item[0], decode(item[1])):
+                found.append(item)
+            if len(found) == limit or spent >= SCAN_RECORDS or held >= SCAN_BYTES:
+                return Scan(found, scanned, item[0])
+    return Scan(found, scanned, None)
+
+
+def _pick(items: list[Item], after: bytes, limit: int, wanted: Wanted) -> Scan:
+    """As `_look`, of what is in memory: `items` in key order."""
+    found: list[Item] = []
+    for scanned, item in enumerate(items[bisect_right(items, after, key=lambda each: each[0]) :], 1):
+        if wanted(item[0], decode(item[1])):
+            found.append(item)
+        if len(found) == limit or scanned == SCAN_RECORDS:
+            return Scan(found, scanned, item[0])
+    return Scan(found, len(items), None)
+
+
+def _wanted(request: ListRequest) -> Wanted:
+    before_ns, after_ns = request.enqueued_before_ns, request.enqueued_after_ns
+    by_id = None if request.id is None else _wanted_by_id(request.id)
+
+    def wanted(key: bytes, record: Record) -> bool:
+        if before_ns is not None and record.enqueued_ns >= before_ns:
+            return False
+        if after_ns is not None and record.enqueued_ns <= after_ns:
+            return False
+        if request.subject is not None and not subject_matches(
+            request.subject, record.subject.decode(errors="replace")
+        ):
+            return False
+        if by_id is not None and not by_id(key, record):
+            return False
+        return request.reason is None or record.extras.reason == request.reason
+
+    return wanted
+
+
+def _wanted_by_id(wanted_id: str) -> Wanted:
+    own = bytes.fromhex(wanted_id) if _ID.fullmatch(wanted_id) else None
+    client_id = wanted_id.encode()
+
+    def wanted(key: bytes, record: Record) -> bool:
+        return (own is not None and id_of(key) == own) or record.client_id == client_id
+
+    return wanted
+
+
+def _read_cursor(cursor: str) -> bytes:
+    try:
+        return bytes.fromhex(cursor)
+    except ValueError:
+        raise ValueError(f"after: {cursor!r} is no cursor; take `next` of the last answer") from None
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode(errors="replace")

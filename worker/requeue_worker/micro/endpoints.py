@@ -1,0 +1,46 @@
+"""The endpoints of the admin API, in the order in which `nats micro info` shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from requeue_protocol.admin import (
+    GET,
+    INSTANCES,
+    LIST,
+    QUEUES,
+    STATS,
+    AdminSubject,
+    CancelAnswer,
+    GetAnswer,
+    GetRequest,
+    IdRequest,
+    InstanceAnswer,
+    InstancesRequest,
+    ListAnswer,
+    ListRequest,
+    QueuesAnswer,
+    QueuesRequest,
+    RescheduleAnswer,
+    RescheduleRequest,
+    StatsAnswer,
+    StatsRequest,
+)
+from requeue_worker.admin import CANCEL, RESCHEDULE, Admin
+from requeue_worker.micro.browse import Browse
+from requeue_worker.micro.overview import Overview
+from requeue_worker.micro.service import Endpoint
+
+
+def endpoints(overview: Overview, browse: Browse, admin: Admin) -> list[Endpoint[Any]]:
+    """All of them."""
+    by_id = admin.endpoints
+    return [
+        Endpoint(INSTANCES, InstancesRequest, InstanceAnswer, overview.instances),
+        Endpoint(QUEUES, QueuesRequest, QueuesAnswer, overview.queues),
+        Endpoint(STATS, StatsRequest, StatsAnswer, overview.stats),
+        Endpoint(LIST, ListRequest, ListAnswer, browse.list_messages),
+        Endpoint(GET, GetRequest, GetAnswer, browse.get),
+        Endpoint(AdminSubject("cancel"), IdRequest, CancelAnswer, None, by_id[CANCEL]),
+        Endpoint(AdminSubject("reschedule"), RescheduleRequest, RescheduleAnswer, None, by_id[RESCHEDULE]),
+    ]

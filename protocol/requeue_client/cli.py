@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from requeue_client.check import SUBJECT, NotReplayed, RoundTrip, check
 from requeue_client.contexts import ContextError
@@ -124,6 +125,21 @@ def publish(subject: str, payload: str, **options: Any) -> None:
         click.echo(f"requeue: {error}", err=True)
         sys.exit(exit_code(error))
     click.echo(line)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes this command's words in SHELL.
+
+    \b
+    bash:  eval "$(requeue completion bash)"      in ~/.bashrc
+    zsh:   eval "$(requeue completion zsh)"       in ~/.zshrc
+    fish:  requeue completion fish | source       in ~/.config/fish/config.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "requeue", "_REQUEUE_COMPLETE").source())
 
 
 @main.command("check", epilog=_CHECK_EXIT_CODES)

@@ -156,6 +156,35 @@ async def test_markup_and_control_characters_of_strangers_do_nothing(
     assert b"[2Jgone" in peeked.stdout
 
 
+# -- completion ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "offered"), [("requeue pe", "peek"), ("requeue list --st", "--state")])
+def test_bash_completes_commands_and_options(words: str, offered: str) -> None:
+    binaries = Path(sys.executable).parent
+    script = f"""
+        eval "$(requeue completion bash)"
+        COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}
+        _requeue_completion requeue
+        echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        env={**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.decode().split() == [offered]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_a_script_of_each_shell_asks_the_command_itself(shell: str) -> None:
+    done = await run("completion", shell)
+    assert done.returncode == 0
+    assert f"_REQUEUE_COMPLETE={shell}_complete".encode() in done.stdout
+
+
 # -- contexts of the nats command ----------------------------------------------------------------------------------
 
 ACCOUNTS = """

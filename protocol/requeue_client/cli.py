@@ -13,16 +13,13 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from requeue_client.check import SUBJECT, NotReplayed, RoundTrip, check
+from requeue_client.check import SUBJECT, RoundTrip, check
 from requeue_client.contexts import ContextError
 from requeue_client.errors import (
     InvalidMessage,
-    NotConnected,
-    NoWorker,
-    PermanentRefusal,
-    PublishTimeout,
     RequeueError,
 )
+from requeue_client.exits import exit_code
 from requeue_client.message import Message, MessageOptions, encode
 from requeue_client.options import Connection, connection_options, intake_option
 from requeue_client.times import duration_s
@@ -36,7 +33,6 @@ Exit codes:
      publish it again with the same --msg-id)
   4  refused in the end after all attempts: queue full, disk full, draining
 """
-REFUSED, USAGE, UNREACHABLE, PERSISTED, NOT_REPLAYED = 1, 2, 3, 4, 5
 _CHECK_EXIT_CODES = """\b
 Exit codes:
   0     the message came back
@@ -177,19 +173,6 @@ async def _check(connection: Connection, intake: str, subject: str, timeout_s: f
     async with await connection.open(intake=intake, timeout_s=timeout_s) as client:
         left_s = max(0.001, until_s - asyncio.get_running_loop().time())
         return await check(client, subject=subject, timeout_s=left_s)
-
-
-def exit_code(error: RequeueError) -> int:
-    """Give the exit code that the help text promises for an error."""
-    if isinstance(error, NotReplayed):
-        return NOT_REPLAYED
-    if isinstance(error, InvalidMessage):
-        return USAGE
-    if isinstance(error, PermanentRefusal):
-        return REFUSED
-    if isinstance(error, NotConnected | NoWorker | PublishTimeout):
-        return UNREACHABLE
-    return PERSISTED
 
 
 def _message_options(options: dict[str, Any]) -> MessageOptions:

@@ -84,6 +84,16 @@ class Cluster:
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def start_nats(self, namespace: str) -> None:
+        """A NATS server `nats`, rendered from the chart's own for trial."""
+        settings = f"image.repository=unused,trialNats.enabled=true,trialNats.image={self.nats_image}"
+        objects = self.helm(
+            *("template", "trial", str(CHART), "--namespace", namespace, "--set", settings),
+            *("--show-only", "templates/trial-nats.yaml"),
+        )
+        self.kubectl("apply", "-n", namespace, "-f", "-", stdin=objects)
+        self.kubectl("rollout", "status", "-n", namespace, "deployment/nats", "--timeout=120s")
+
     def get(self, kind: str, namespace: str, name: str) -> Any | None:
         """One object; None when there is none."""
         done = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")

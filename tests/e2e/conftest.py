@@ -119,19 +119,8 @@ def empty_namespace(bare_cluster: Cluster, request: pytest.FixtureRequest) -> It
 
 @pytest.fixture
 def namespace(cluster: Cluster, empty_namespace: str) -> str:
-    """A fresh one with a NATS server in it, rendered from the chart's own for trial."""
-    objects = cluster.helm(
-        *("template", "trial", str(_HERE.parents[1] / "charts/nats-requeue"), "--namespace", empty_namespace),
-        *(
-            "--set",
-            "image.repository=unused,trialNats.enabled=true",
-            "--set",
-            f"trialNats.image={cluster.nats_image}",
-        ),
-        *("--show-only", "templates/trial-nats.yaml"),
-    )
-    cluster.kubectl("apply", "-n", empty_namespace, "-f", "-", stdin=objects)
-    cluster.kubectl("rollout", "status", "-n", empty_namespace, "deployment/nats", "--timeout=120s")
+    """A fresh one with a NATS server in it."""
+    cluster.start_nats(empty_namespace)
     return empty_namespace
 
 

@@ -48,14 +48,7 @@ def test_image_is_built_and_pushed_first() -> None:
 def test_by_kubectl(fresh_cluster: Cluster, tmp_path: Path) -> None:
     image = f"IMAGE={shlex.quote(fresh_cluster.image)}\n"
     fresh_cluster.shell(image + _KUBECTL, tmp_path / "install")
-    nats = fresh_cluster.helm(
-        *("template", "trial", str(CHART), "--namespace", "shop", "--show-only", "templates/trial-nats.yaml"),
-        *(
-            "--set",
-            f"image.repository=unused,trialNats.enabled=true,trialNats.image={fresh_cluster.nats_image}",
-        ),
-    )
-    fresh_cluster.kubectl("apply", "-n", "shop", "-f", "-", stdin=nats)
+    fresh_cluster.start_nats("shop")
     said = fresh_cluster.shell(image + _USE, tmp_path / "use")
     assert "requeuequeue.requeue.dev/orders condition met" in said
     # Applied once more, as a pipeline does, it changes nothing.

@@ -22,7 +22,6 @@ from requeue_protocol.admin import (
 
 from requeue_client.commands.output import (
     EXIT_CODES,
-    NOT_FOUND,
     Column,
     Format,
     Row,
@@ -35,6 +34,7 @@ from requeue_client.commands.output import (
     run_admin,
     text,
 )
+from requeue_client.exits import NOT_FOUND
 from requeue_client.service import AdminClient
 from requeue_client.times import duration_ns
 

@@ -19,18 +19,13 @@ from rich.table import Table
 from requeue_client.client import DEFAULT_INTAKE
 from requeue_client.contexts import ContextError
 from requeue_client.errors import (
-    InvalidMessage,
-    NotConnected,
-    NoWorker,
-    PermanentRefusal,
-    PublishTimeout,
     RequeueError,
 )
+from requeue_client.exits import exit_code
 from requeue_client.options import Connection, connection_options
 from requeue_client.service import AdminClient
 from requeue_client.times import duration_s
 
-REFUSED, USAGE, UNREACHABLE, TRANSIENT, NOT_FOUND = 1, 2, 3, 4, 6
 EXIT_CODES: Final = """\b
 Exit codes:
   0  done
@@ -96,17 +91,6 @@ def run_admin(options: dict[str, Any], do: Do) -> None:
 async def _run(connection: Connection, instance: str | None, timeout_s: float, do: Do) -> int:
     async with await connection.open(intake=DEFAULT_INTAKE, timeout_s=timeout_s) as client:
         return await do(AdminClient(client, instance=instance, timeout_s=timeout_s))
-
-
-def exit_code(error: RequeueError) -> int:
-    """Give the exit code that the help text promises for an error."""
-    if isinstance(error, InvalidMessage):
-        return USAGE
-    if isinstance(error, PermanentRefusal):
-        return REFUSED
-    if isinstance(error, NotConnected | NoWorker | PublishTimeout):
-        return UNREACHABLE
-    return TRANSIENT
 
 
 def render(rows: Sequence[Row], columns: Sequence[Column], form: Format, nothing: str) -> None:

@@ -26,7 +26,6 @@ from rich.live import Live
 
 from requeue_client.commands.output import (
     EXIT_CODES,
-    NOT_FOUND,
     Column,
     Format,
     Row,
@@ -42,6 +41,7 @@ from requeue_client.commands.output import (
     table,
     text,
 )
+from requeue_client.exits import NOT_FOUND
 from requeue_client.service import AdminClient
 from requeue_client.times import duration_s
 

@@ -143,23 +143,16 @@ class StatsAnswer(AdminAnswer):
     next: str | None
 
 
-class _Filter(AdminRequest):
+class MessageFilter(AdminRequest):
+    """Which messages are meant: those for which all holds that is said here. Nothing said: all of them."""
+
     queue: _Text | None = None
     #: a Requeue-Id (32 hexadecimal digits), or the publisher's Nats-Msg-Id
     id: _Text | None = None
-    after: _Text = ""
-
-
-class ListRequest(_Filter):
-    """Messages in one state, in the order of their queues and due times (dead letters: of death)."""
-
-    state: State = "pending"
     subject: _Text | None = None  #: a pattern, like orders.*
     reason: _Text | None = None
     enqueued_before_ns: _Time | None = None
     enqueued_after_ns: _Time | None = None
-    payload_bytes: int = Field(default=0, ge=0, le=1024)  #: of each payload
-    limit: int = Field(default=50, ge=1, le=MESSAGES_LIMIT)
 
     @field_validator("subject")
     @classmethod
@@ -169,10 +162,37 @@ class ListRequest(_Filter):
         return pattern
 
 
-class GetRequest(_Filter):
+class ListRequest(MessageFilter):
+    """Messages in one state, in the order of their queues and due times (dead letters: of death)."""
+
+    state: State = "pending"
+    payload_bytes: int = Field(default=0, ge=0, le=1024)  #: of each payload
+    limit: int = Field(default=50, ge=1, le=MESSAGES_LIMIT)
+    after: _Text = ""
+
+
+class CountRequest(MessageFilter):
+    """How many messages in one state, page by page; the pages add up."""
+
+    state: State = "pending"
+    after: _Text = ""
+
+
+class CountAnswer(AdminAnswer):
+    """What was counted in this page. `bytes` are those that count for `max_bytes`."""
+
+    messages: int
+    bytes: int
+    scanned: int
+    next: str | None
+
+
+class GetRequest(AdminRequest):
     """Everything about the messages with this id, whatever their state; pages go on until `next` is null."""
 
+    queue: _Text | None = None
     id: Annotated[str, Field(min_length=1, max_length=2048)]
+    after: _Text = ""
 
 
 class MessageEntry(BaseModel):
@@ -259,6 +279,7 @@ INSTANCES: Final = AdminSubject("instances")
 QUEUES: Final = AdminSubject("queues")
 STATS: Final = AdminSubject("stats")
 LIST: Final = AdminSubject("list")
+COUNT: Final = AdminSubject("count")
 GET: Final = AdminSubject("get")
 
 

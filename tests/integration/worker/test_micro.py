@@ -75,7 +75,7 @@ async def test_info_describes_each_endpoint_and_its_subject_answers_what_its_sch
     assert info["type"] == "io.nats.micro.v1.info_response"
     by_name = {endpoint["name"]: endpoint for endpoint in info["endpoints"]}
     assert {name for name in by_name if not name.endswith("-one")} == {
-        *("instances", "queues", "stats", "list", "get", "cancel", "reschedule")
+        *("instances", "queues", "stats", "list", "count", "get", "cancel", "reschedule")
     }
     for name, endpoint in by_name.items():
         schemas = {key: json.loads(schema) for key, schema in endpoint["metadata"].items()}
@@ -198,6 +198,27 @@ async def test_filters_leave_what_does_not_match(start: StartWorker, nc: Client)
     assert await subjects(enqueued_after_ns=at_ns) == ["mail.out"]
     assert await subjects(reason="exhausted") == []
     assert await subjects(queue="nothing") == []
+
+
+async def test_counts_of_pages_add_up_to_what_the_filter_means(
+    start: StartWorker, nc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("requeue_worker.micro.browse.SCAN_RECORDS", 20)
+    worker = await start()
+    for number in range(30):
+        subject = "orders.new" if number % 3 else "mail.out"
+        await worker.publish_plain(subject, b"12345", {"Requeue-Delay": "1h"})
+    sizes = [stored.record.size for stored in worker.pending() if stored.record.subject == b"orders.new"]
+    counted: list[dict[str, Any]] = []
+    after: str | None = ""
+    while after is not None:
+        counted.append(await ask(nc, "count", subject="orders.*", after=after))
+        after = counted[-1]["next"]
+    assert len(counted) > 1
+    assert sum(page["messages"] for page in counted) == len(sizes) == 20
+    assert sum(page["bytes"] for page in counted) == sum(sizes)
+    assert (await ask(nc, "count", state="dead"))["messages"] == 0
+    assert (await ask(nc, "count", state="in-flight"))["messages"] == 0
 
 
 async def test_pages_of_a_list_hold_each_message_once_though_others_are_settled_meanwhile(

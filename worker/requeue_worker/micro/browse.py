@@ -1,4 +1,4 @@
-"""Endpoints `list` and `get`: messages as they lie on disk, page by page.
+"""Endpoints `list`, `count` and `get`: messages as they lie on disk, page by page.
 
 A page reads on a thread of its own, at most SCAN_RECORDS records or SCAN_BYTES, and ends there: what was found so far
 goes out with a cursor. So no request holds up the event loop or the reads of due messages, however much there is. A
@@ -9,7 +9,6 @@ walks over it.
 from __future__ import annotations
 
 import asyncio
-import re
 from base64 import b64encode
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator
@@ -19,18 +18,21 @@ from typing import Final
 from requeue_protocol.admin import (
     SHOWN_PAYLOAD_BYTES,
     AttemptEntry,
+    CountAnswer,
+    CountRequest,
     GetAnswer,
     GetRequest,
     ListAnswer,
     ListRequest,
     MessageDetail,
     MessageEntry,
+    MessageFilter,
     State,
 )
-from requeue_protocol.subjects import subject_matches
 from requeue_worker.inflight import Delivery
+from requeue_worker.micro.filters import Wanted, is_requeue_id, wanted_by, wanted_by_id
 from requeue_worker.micro.overview import ENVELOPE_BYTES, fill
-from requeue_worker.record import Record, decode
+from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.keys import after_prefix, id_of, parse_message_key, queue_prefix, time_of
 from requeue_worker.storage.queues import QueueState
@@ -40,12 +42,10 @@ from requeue_worker.storage.store import Store
 SCAN_RECORDS: Final = 4096
 SCAN_BYTES: Final = 4 << 20
 RANGE_RECORDS: Final = 16  #: what opening a range costs, in records
-_ID = re.compile(r"[0-9a-f]{32}")
 _GET_LIMIT: Final = 20
 
 Item = tuple[bytes, bytes]
 Range = tuple[bytes, bytes]  #: first key, and the one beyond the last
-Wanted = Callable[[bytes, Record], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +70,34 @@ class Browse:
 
     async def list_messages(self, request: ListRequest) -> ListAnswer:
         """A page of messages in one state. Raises ValueError for a cursor that is none."""
-        family = DEAD if request.state == "dead" else MESSAGES
-        after, wanted = _read_cursor(request.after), _wanted(request)
-        if request.state == "in-flight":
-            scan = _pick(sorted(self._in_flight(request.queue).items()), after, request.limit, wanted)
-        else:
-            scan = await self._scan(family, request.queue, after, request.limit, wanted)
+        family, scan = await self._find(request, request.state, request.after, request.limit)
         entries = [
             (item[0].hex(), self._entry(family, item, request.state, request.payload_bytes))
             for item in scan.found
         ]
         page, following = fill(entries, request.limit, self._max_payload())
-        stopped = None if scan.stopped is None else scan.stopped.hex()
         return ListAnswer(
-            instance=self._instance_id, messages=page, scanned=scan.scanned, next=following or stopped
+            instance=self._instance_id, messages=page, scanned=scan.scanned, next=following or _cursor(scan)
         )
+
+    async def count(self, request: CountRequest) -> CountAnswer:
+        """How many messages a bounded look finds. Raises ValueError for a cursor that is none."""
+        _, scan = await self._find(request, request.state, request.after, SCAN_RECORDS)
+        return CountAnswer(
+            instance=self._instance_id,
+            messages=len(scan.found),
+            bytes=sum(decode(value).size for _, value in scan.found),
+            scanned=scan.scanned,
+            next=_cursor(scan),
+        )
+
+    async def _find(self, wanted: MessageFilter, state: State, cursor: str, limit: int) -> tuple[str, Scan]:
+        """A page of what the filter wants in this state, and the family that it was read from."""
+        family = DEAD if state == "dead" else MESSAGES
+        after, matches = _read_cursor(cursor), wanted_by(wanted)
+        if state == "in-flight":
+            return family, _pick(sorted(self._in_flight(wanted.queue).items()), after, limit, matches)
+        return family, await self._scan(family, wanted.queue, after, limit, matches)
 
     async def get(self, request: GetRequest) -> GetAnswer:
         """What has this id, in pages: first by the index of client ids, then pending messages, then dead letters."""
@@ -94,7 +107,7 @@ class Browse:
         if phase == "i":
             found, following = await self._by_client_id(request), "p:"
         elif phase in ("p", "d"):
-            wanted = _wanted_by_id(request.id)
+            wanted = wanted_by_id(request.id)
             if not cursor and phase == "p":
                 flying = sorted(self._in_flight(request.queue).items())
                 found += [item for item in flying if wanted(item[0], decode(item[1]))]
@@ -105,7 +118,7 @@ class Browse:
             )
         else:
             raise ValueError(f"after: {request.after!r} is no cursor; take `next` of the last answer")
-        if following.startswith("p") and _ID.fullmatch(request.id) is None:
+        if following.startswith("p") and not is_requeue_id(request.id):
             following = "d:"  # a client id that is pending stands in the index
         room = (self._max_payload() - ENVELOPE_BYTES) // max(len(found), 1)
         return GetAnswer(
@@ -243,34 +256,8 @@ def _pick(items: list[Item], after: bytes, limit: int, wanted: Wanted) -> Scan:
     return Scan(found, len(items), None)
 
 
-def _wanted(request: ListRequest) -> Wanted:
-    before_ns, after_ns = request.enqueued_before_ns, request.enqueued_after_ns
-    by_id = None if request.id is None else _wanted_by_id(request.id)
-
-    def wanted(key: bytes, record: Record) -> bool:
-        if before_ns is not None and record.enqueued_ns >= before_ns:
-            return False
-        if after_ns is not None and record.enqueued_ns <= after_ns:
-            return False
-        if request.subject is not None and not subject_matches(
-            request.subject, record.subject.decode(errors="replace")
-        ):
-            return False
-        if by_id is not None and not by_id(key, record):
-            return False
-        return request.reason is None or record.extras.reason == request.reason
-
-    return wanted
-
-
-def _wanted_by_id(wanted_id: str) -> Wanted:
-    own = bytes.fromhex(wanted_id) if _ID.fullmatch(wanted_id) else None
-    client_id = wanted_id.encode()
-
-    def wanted(key: bytes, record: Record) -> bool:
-        return (own is not None and id_of(key) == own) or record.client_id == client_id
-
-    return wanted
+def _cursor(scan: Scan) -> str | None:
+    return None if scan.stopped is None else scan.stopped.hex()
 
 
 def _read_cursor(cursor: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from requeue_protocol.admin import (
+    COUNT,
     GET,
     INSTANCES,
     LIST,
@@ -12,6 +13,8 @@ from requeue_protocol.admin import (
     STATS,
     AdminSubject,
     CancelAnswer,
+    CountAnswer,
+    CountRequest,
     GetAnswer,
     GetRequest,
     IdRequest,
@@ -40,6 +43,7 @@ def endpoints(overview: Overview, browse: Browse, admin: Admin) -> list[Endpoint
         Endpoint(QUEUES, QueuesRequest, QueuesAnswer, overview.queues),
         Endpoint(STATS, StatsRequest, StatsAnswer, overview.stats),
         Endpoint(LIST, ListRequest, ListAnswer, browse.list_messages),
+        Endpoint(COUNT, CountRequest, CountAnswer, browse.count),
         Endpoint(GET, GetRequest, GetAnswer, browse.get),
         Endpoint(AdminSubject("cancel"), IdRequest, CancelAnswer, None, by_id[CANCEL]),
         Endpoint(AdminSubject("reschedule"), RescheduleRequest, RescheduleAnswer, None, by_id[RESCHEDULE]),

@@ -203,7 +203,7 @@ async def test_filters_leave_what_does_not_match(start: StartWorker, nc: Client)
 async def test_counts_of_pages_add_up_to_what_the_filter_means(
     start: StartWorker, nc: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("requeue_worker.micro.browse.SCAN_RECORDS", 20)
+    monkeypatch.setattr("requeue_worker.micro.scans.SCAN_RECORDS", 20)
     worker = await start()
     for number in range(30):
         subject = "orders.new" if number % 3 else "mail.out"
@@ -243,7 +243,7 @@ async def test_pages_of_a_list_hold_each_message_once_though_others_are_settled_
 async def test_a_page_ends_after_a_bounded_look_and_the_next_one_goes_on(
     start: StartWorker, nc: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("requeue_worker.micro.browse.SCAN_RECORDS", 30)
+    monkeypatch.setattr("requeue_worker.micro.scans.SCAN_RECORDS", 30)
     worker = await start()
     for number in range(50):
         await worker.publish("wanted.yes" if number == 49 else "other.no", delay_ns=(3600 + number) * 10**9)

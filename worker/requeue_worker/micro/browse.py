@@ -1,18 +1,14 @@
 """Endpoints `list`, `count` and `get`: messages as they lie on disk, page by page.
 
-A page reads on a thread of its own, at most SCAN_RECORDS records or SCAN_BYTES, and ends there: what was found so far
-goes out with a cursor. So no request holds up the event loop or the reads of due messages, however much there is. A
-cursor is a key; each page sees the data as it is by then. What lies below a lane's checkpoint is settled, and no page
-walks over it.
+A page takes one bounded look (`scans`): what was found so far goes out with a cursor. So no request holds up the event
+loop or the reads of due messages, however much there is. A cursor is a key; each page sees the data as it is by then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 from requeue_protocol.admin import (
@@ -32,29 +28,15 @@ from requeue_protocol.admin import (
 from requeue_worker.inflight import Delivery
 from requeue_worker.micro.filters import Wanted, is_requeue_id, wanted_by, wanted_by_id
 from requeue_worker.micro.overview import ENVELOPE_BYTES, fill
+from requeue_worker.micro.scans import SCAN_RECORDS, Item, Scan, look, pick, ranges
 from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
-from requeue_worker.storage.keys import after_prefix, id_of, parse_message_key, queue_prefix, time_of
+from requeue_worker.storage.keys import id_of, parse_message_key, time_of
 from requeue_worker.storage.queues import QueueState
-from requeue_worker.storage.rocksdb import DEAD, MESSAGES, Engine
+from requeue_worker.storage.rocksdb import DEAD, MESSAGES
 from requeue_worker.storage.store import Store
 
-SCAN_RECORDS: Final = 4096
-SCAN_BYTES: Final = 4 << 20
-RANGE_RECORDS: Final = 16  #: what opening a range costs, in records
 _GET_LIMIT: Final = 20
-
-Item = tuple[bytes, bytes]
-Range = tuple[bytes, bytes]  #: first key, and the one beyond the last
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What a page found: the records wanted, how many it looked at, and where it stopped (None: at the end)."""
-
-    found: list[Item]
-    scanned: int
-    stopped: bytes | None
 
 
 class Browse:
@@ -96,7 +78,7 @@ class Browse:
         family = DEAD if state == "dead" else MESSAGES
         after, matches = _read_cursor(cursor), wanted_by(wanted)
         if state == "in-flight":
-            return family, _pick(sorted(self._in_flight(wanted.queue).items()), after, limit, matches)
+            return family, pick(sorted(self._in_flight(wanted.queue).items()), after, limit, matches)
         return family, await self._scan(family, wanted.queue, after, limit, matches)
 
     async def get(self, request: GetRequest) -> GetAnswer:
@@ -138,16 +120,16 @@ class Browse:
         ]
 
     async def _scan(self, family: str, queue: str | None, after: bytes, limit: int, wanted: Wanted) -> Scan:
-        ranges = sorted(
+        places = sorted(
             (max(start, after + b"\x00") if after else start, end)
             for state in self._queues(queue)
-            for start, end in _ranges(state, family)
+            for start, end in ranges(state, family)
             if end > after
         )
         flying = self._in_flight(queue) if family == MESSAGES else {}
         # One turn for everybody else first: whoever asks for page after page must not be alone with the loop.
         await asyncio.sleep(0)
-        return await self._store.browse(lambda engine: _look(engine, family, ranges, limit, wanted, flying))
+        return await self._store.browse(lambda engine: look(engine, family, places, limit, wanted, flying))
 
     def _queues(self, name: str | None) -> list[QueueState]:
         if name is None:
@@ -214,46 +196,6 @@ class Browse:
                 AttemptEntry(number=each.number, at_ns=each.at_ns, error=each.error) for each in history
             ],
         )
-
-
-def _ranges(queue: QueueState, family: str) -> Iterator[Range]:
-    """Where this queue's records may lie."""
-    if family == DEAD:
-        if queue.dead:
-            prefix = queue_prefix(queue.name)
-            yield prefix, after_prefix(prefix)
-    elif queue.pending:
-        for lane in queue.lanes.values():
-            yield lane.checkpoint, lane.end
-
-
-def _look(
-    engine: Engine, family: str, ranges: list[Range], limit: int, wanted: Wanted, but: Collection[bytes]
-) -> Scan:
-    found: list[Item] = []
-    scanned = spent = held = 0
-    for start, end in ranges:
-        spent += RANGE_RECORDS
-        for item in engine.items(family, start, end):
-            scanned += 1
-            spent += 1
-            held += len(item[1])
-            if item[0] not in but and wanted(item[0], decode(item[1])):
-                found.append(item)
-            if len(found) == limit or spent >= SCAN_RECORDS or held >= SCAN_BYTES:
-                return Scan(found, scanned, item[0])
-    return Scan(found, scanned, None)
-
-
-def _pick(items: list[Item], after: bytes, limit: int, wanted: Wanted) -> Scan:
-    """As `_look`, of what is in memory: `items` in key order."""
-    found: list[Item] = []
-    for scanned, item in enumerate(items[bisect_right(items, after, key=lambda each: each[0]) :], 1):
-        if wanted(item[0], decode(item[1])):
-            found.append(item)
-        if len(found) == limit or scanned == SCAN_RECORDS:
-            return Scan(found, scanned, item[0])
-    return Scan(found, len(items), None)
 
 
 def _cursor(scan: Scan) -> str | None:

@@ -38,6 +38,7 @@ from requeue_worker.ingest import Ingest
 from requeue_worker.micro.browse import Browse
 from requeue_worker.micro.endpoints import endpoints
 from requeue_worker.micro.overview import Overview
+from requeue_worker.micro.redrive import Redrives
 from requeue_worker.micro.service import Service
 from requeue_worker.reaper.reaper import Reaper, ReaperStatus
 from requeue_worker.record import MAX_TIME_NS
@@ -231,6 +232,15 @@ class Worker:
             commits=lambda: self.counts.commits,
             withdraw=self._scheduler.withdraw,
         )
+        self._redrives = Redrives(
+            self._store,
+            committer,
+            self._registry,
+            self._dead_letters,
+            settings.instance_id,
+            self._clock,
+            has_room=lambda: not self._headroom.full,
+        )
         self._service = self._make_service(settings)
         self._reaper = Reaper(
             settings,
@@ -274,7 +284,13 @@ class Worker:
         )
         browse = Browse(self._store, self._registry, instance, max_payload=lambda: broker.max_payload)
         started = rfc3339(self._clock()).decode()
-        return Service(instance, settings.fleet, release, started, endpoints(overview, browse, self._admin))
+        return Service(
+            instance,
+            settings.fleet,
+            release,
+            started,
+            endpoints(overview, browse, self._admin, self._redrives),
+        )
 
     def _make_bridge(self) -> Bridge:
         broker, said = self._broker, self.settings.bridge
@@ -323,6 +339,7 @@ class Worker:
             self._scheduler.stop()
             await self._reaper.stop()
             await self._receiver.stop()
+            await self._redrives.stop()
             if self._bridge is not None:
                 await self._bridge.stop()
             if self._committer.failed is None:

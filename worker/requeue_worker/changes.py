@@ -1,4 +1,4 @@
-"""The changes that end or move one message, as the committer takes them (`storage.committer.Change`).
+"""The changes that end or move messages, as the committer takes them (`storage.committer.Change`).
 
 Each is decided on the event loop, written into the next transaction, and told when that is durable.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
+from requeue_worker.faults import fault_point
 from requeue_worker.inflight import Delivery
 from requeue_worker.record import MAX_TIME_NS, Attempt, DeadReason, Record, encode
-from requeue_worker.storage.keys import retimed
-from requeue_worker.storage.queues import Lane
+from requeue_worker.revival import Revived
+from requeue_worker.storage.keys import META_MARK, TIME, id_of, ids_prefix, retimed
+from requeue_worker.storage.queues import Lane, QueueState
 from requeue_worker.storage.transaction import Transaction
 
 
@@ -125,3 +128,58 @@ class Entomb:
         """Tell the publisher of dead letters."""
         if self.announce is not None:
             self.announce(self.dead_key)
+
+
+@dataclass(slots=True)
+class RemoveDead:
+    """Edge l: dead letters (key and size) go, and with them the marks that they are still to be published.
+
+    `leaving` says which of them are there still, where others than the holder of `DeadLetters.leaving` remove some.
+    """
+
+    queue: QueueState
+    letters: list[tuple[bytes, int]]
+    leaving: Callable[[list[tuple[bytes, int]]], list[tuple[bytes, int]]] | None = None
+
+    def apply(self, transaction: Transaction) -> None:
+        """Remove them."""
+        if self.leaving is not None:
+            self.letters = self.leaving(self.letters)
+        for key, size in self.letters:
+            transaction.remove_dead(self.queue, key, size)
+            transaction.batch.delete_meta(META_MARK + key)
+
+    def durable(self) -> None:
+        """Nothing waits for it."""
+
+
+@dataclass(slots=True)
+class Redrive:
+    """Edge m: dead letters of a queue are pending again under the ids that they had, due at `due_ns`."""
+
+    queue: QueueState
+    letters: list[Revived]
+    due_ns: int
+
+    def apply(self, transaction: Transaction) -> None:
+        """Write the messages and remove the dead letters, all in this one transaction."""
+        for letter in self.letters:
+            transaction.remove_dead(self.queue, letter.dead_key, letter.dead_size)
+            transaction.batch.delete_meta(META_MARK + letter.dead_key)
+        by_lane = sorted(self.letters, key=lambda letter: letter.priority)
+        for priority, letters in groupby(by_lane, key=lambda letter: letter.priority):
+            self._insert(transaction, self.queue.lane(priority), list(letters))
+        fault_point("redrive: step sealed")
+
+    def _insert(self, transaction: Transaction, lane: Lane, letters: list[Revived]) -> None:
+        messages = []
+        for letter in letters:
+            time_ns = TIME.pack(key_time_ns(self.due_ns, letter.deadline_ns))
+            key = lane.prefix + time_ns + id_of(letter.dead_key)
+            messages.append((key, letter.value))
+            if letter.client_id is not None:
+                transaction.adopt_id(ids_prefix(letter.client_id) + id_of(key), key)
+        transaction.adopt(lane, sorted(messages), sum(letter.size for letter in letters))
+
+    def durable(self) -> None:
+        """Nothing waits for it."""

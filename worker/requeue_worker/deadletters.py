@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from requeue_protocol.errors import RefusedError
 from requeue_worker.broker.nats import Broker
 from requeue_worker.broker.parser import Raw
+from requeue_worker.changes import RemoveDead
 from requeue_worker.record import (
     HEAD,
     PLAIN,
@@ -65,6 +66,9 @@ class DeadLetters:
         self._invalid_bytes = 0
         self._to_publish: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        #: held while dead letters are read and then removed, so that none is removed twice; refused messages, of which
+        #: the oldest go in whatever batch is next, are looked up in `still_kept` besides
+        self.leaving = asyncio.Lock()
         #: queue name -> when its oldest dead letter may go; absent = not known
         self._retention_due_ns: dict[str, int] = {}
 
@@ -86,7 +90,7 @@ class DeadLetters:
             last = page[-1][0]
             self._remember([(key, decode(value).size) for key, value in page])
         if surplus := self._surplus():
-            await self._committer.commit(_RemoveDead(queue, surplus))
+            await self._committer.commit(RemoveDead(queue, surplus))
 
     def _remember(self, letters: Iterable[tuple[bytes, int]]) -> None:
         for letter in letters:
@@ -147,6 +151,14 @@ class DeadLetters:
         self._invalid = deque(sorted(self._invalid, key=lambda letter: time_of(letter[0])))
         for oldest in self._surplus():
             transaction.remove_dead(queue, *oldest)
+
+    def still_kept(self, letters: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Those of these refused messages that are there; they are forgotten here, since they are about to be removed."""
+        known = {key for key, _ in self._invalid}
+        gone = {key: size for key, size in letters if key in known}
+        self._invalid = deque(letter for letter in self._invalid if letter[0] not in gone)
+        self._invalid_bytes -= sum(gone.values())
+        return list(gone.items())
 
     # -- publishing ------------------------------------------------------------------------------------------
 
@@ -257,13 +269,16 @@ class DeadLetters:
     async def _retain(self, queue: QueueState) -> None:
         retention_ns = queue.policy.dead_letter_retention_ns
         while self._retention_due_ns.get(queue.name, 0) <= self._clock():
-            expired = await self._store.dead_before(queue.name, max(self._clock() - retention_ns, 0), _PAGE)
-            if self._registry.by_name.get(queue.name) is not queue:
-                return
-            if expired:
-                letters = [(key, decode(value).size) for key, value in expired]
-                await self._committer.commit(_RemoveDead(queue, letters))
-                continue
+            async with self.leaving:
+                expired = await self._store.dead_before(
+                    queue.name, max(self._clock() - retention_ns, 0), _PAGE
+                )
+                if self._registry.by_name.get(queue.name) is not queue:
+                    return
+                if expired:
+                    letters = [(key, decode(value).size) for key, value in expired]
+                    await self._committer.commit(RemoveDead(queue, letters))
+                    continue
             oldest = await self._store.dead_before(queue.name, NEVER, 1)
             due_ns = time_of(oldest[0][0]) + retention_ns if oldest else self._clock() + retention_ns
             self._retention_due_ns[queue.name] = due_ns
@@ -299,20 +314,6 @@ class _Unmark:
     def apply(self, transaction: Transaction) -> None:
         for key in self.keys:
             transaction.batch.delete_meta(MARK + key)
-
-    def durable(self) -> None:
-        """Nothing waits for it."""
-
-
-@dataclass(slots=True)
-class _RemoveDead:
-    queue: QueueState
-    letters: list[tuple[bytes, int]]
-
-    def apply(self, transaction: Transaction) -> None:
-        for key, size in self.letters:
-            transaction.remove_dead(self.queue, key, size)
-            transaction.batch.delete_meta(MARK + key)  # too old to be published, too
 
     def durable(self) -> None:
         """Nothing waits for it."""

@@ -75,12 +75,13 @@ async def test_info_describes_each_endpoint_and_its_subject_answers_what_its_sch
     assert info["type"] == "io.nats.micro.v1.info_response"
     by_name = {endpoint["name"]: endpoint for endpoint in info["endpoints"]}
     assert {name for name in by_name if not name.endswith("-one")} == {
-        *("instances", "queues", "stats", "list", "count", "get", "cancel", "reschedule")
+        *("instances", "queues", "stats", "list", "count", "get", "cancel", "reschedule"),
+        *("redrive", "jobs", "cancel-job"),
     }
     for name, endpoint in by_name.items():
         schemas = {key: json.loads(schema) for key, schema in endpoint["metadata"].items()}
         assert set(schemas) == {"request_schema", "response_schema"}
-        if "id" not in schemas["request_schema"].get("required", ()):
+        if not schemas["request_schema"].get("required"):
             answer = json.loads((await nc.request(endpoint["subject"], b"", timeout=20)).data)
             assert set(answer) == set(schemas["response_schema"]["required"]), name
 

@@ -146,3 +146,14 @@ async def test_edge_l_a_dead_letter_is_forgotten_after_its_retention(
     assert len(worker.dead()) == 1
     await worker.forward(2 * S)
     await until(lambda: not worker.dead())
+
+
+async def test_edge_m_a_redriven_dead_letter_is_pending_under_its_id(start: StartWorker, nc: Client) -> None:
+    worker = await start()
+    await worker.publish("jobs.m", retries=1)
+    letter = await worker.one_dead()
+    await Handler.listen(nc, "jobs.>")
+    await nc.request("_requeue.admin.redrive", b"", timeout=20)
+    await until(worker.pending)
+    [pending] = worker.pending()
+    assert (pending.id, pending.record.attempts, worker.dead()) == (letter.id, 0, [])

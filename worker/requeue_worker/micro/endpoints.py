@@ -29,13 +29,24 @@ from requeue_protocol.admin import (
     StatsAnswer,
     StatsRequest,
 )
+from requeue_protocol.redrive import (
+    CANCEL_JOB,
+    JOBS,
+    REDRIVE,
+    CancelJobRequest,
+    JobsAnswer,
+    JobsRequest,
+    RedriveAnswer,
+    RedriveRequest,
+)
 from requeue_worker.admin import CANCEL, RESCHEDULE, Admin
 from requeue_worker.micro.browse import Browse
 from requeue_worker.micro.overview import Overview
+from requeue_worker.micro.redrive import Redrives
 from requeue_worker.micro.service import Endpoint
 
 
-def endpoints(overview: Overview, browse: Browse, admin: Admin) -> list[Endpoint[Any]]:
+def endpoints(overview: Overview, browse: Browse, admin: Admin, redrives: Redrives) -> list[Endpoint[Any]]:
     """All of them."""
     by_id = admin.endpoints
     return [
@@ -47,4 +58,7 @@ def endpoints(overview: Overview, browse: Browse, admin: Admin) -> list[Endpoint
         Endpoint(GET, GetRequest, GetAnswer, browse.get),
         Endpoint(AdminSubject("cancel"), IdRequest, CancelAnswer, None, by_id[CANCEL]),
         Endpoint(AdminSubject("reschedule"), RescheduleRequest, RescheduleAnswer, None, by_id[RESCHEDULE]),
+        Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive),
+        Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs),
+        Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel),
     ]

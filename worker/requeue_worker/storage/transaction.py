@@ -138,7 +138,7 @@ class Transaction:
         return key
 
     def adopt(self, lane: Lane, messages: list[tuple[bytes, bytes]], size: int) -> None:
-        """Store pending messages of another instance, as they are and in key order; `size` is theirs together."""
+        """Store messages of another instance, or redriven ones, in key order; `size` is theirs together."""
         put = self.batch.put
         for key, value in messages:
             put(key, value)
@@ -147,7 +147,7 @@ class Transaction:
         self._note_insert(lane, messages[0][0])
 
     def adopt_id(self, entry: bytes, key: bytes) -> None:
-        """Store an entry of the `ids` family for a message of another instance."""
+        """Store an entry of the `ids` family for an adopted message."""
         self.batch.put_id(entry, key)
 
     def adopt_dead(self, queue: QueueState, letters: list[tuple[bytes, bytes]], size: int) -> None:

@@ -153,6 +153,46 @@ async def test_what_another_process_takes_counts_and_what_it_gives_back_too(
     ]
 
 
+async def fill_to_the_last_byte(disk: Disk, worker: LiveWorker) -> None:
+    """As another process does: twice, since the first time gives the ballast back."""
+    disk.fill()
+    await until(lambda: full(worker) and not (disk.path / BALLAST).exists())
+    disk.fill()
+    await until(lambda: not worker.worker.counts.disk_free_bytes)
+
+
+async def test_after_a_flush_that_found_no_room_messages_are_taken_once_rocksdb_writes_again(
+    start: StartWorker, nc: Client, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headroom, "RECLAIM_S", 3600.0)
+    worker = await start(data_dir=disk.path)
+    await worker.publish_plain("jobs.later", os.urandom(200_000), LATER)
+    await fill_to_the_last_byte(disk, worker)
+    await worker.worker._store.reclaim([])
+    assert not worker.worker._store.writable
+
+    disk.make_room()
+    monkeypatch.setattr(headroom, "RECLAIM_S", 0.2)
+    await until(lambda: worker.worker.counts.disk_free_bytes > DISK // 2)
+    assert refusal_of(await ask(nc, INTAKE, b"x", LATER))[0] == 507
+    await until(lambda: not full(worker), ROOM_S)
+    await worker.publish_plain("jobs.later", b"x", LATER)
+    assert worker.write_errors == []
+
+
+async def test_on_a_disk_without_a_byte_nothing_is_written_to_reclaim_room(
+    start: StartWorker, disk: Disk
+) -> None:
+    worker = await start(data_dir=disk.path)
+    await worker.publish_plain("jobs.later", os.urandom(200_000), LATER)
+    await fill_to_the_last_byte(disk, worker)
+
+    await worker.worker._reclaim()
+
+    assert worker.write_errors == []
+    assert worker.worker.live()[0]
+
+
 async def test_a_compaction_without_room_is_told_and_made_good_when_there_is_room(
     start: StartWorker, nc: Client, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:

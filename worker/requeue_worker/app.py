@@ -58,6 +58,8 @@ from requeue_worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+WRITE_ROOM_BYTES = 1 << 20  #: for a batch of checkpoints in the log, and for the tables of what is in memory
+
 
 def _nothing(*_: object) -> None:
     """The hook of who wants none."""
@@ -203,6 +205,7 @@ class Worker:
             waiting_bytes=lambda: committer.waiting_bytes,
             refuse=self._ingest.refuse_all,
             reclaim=self._reclaim,
+            writable=lambda: self._store.writable,
             background_errors=self._store.background_errors,
         )
         self._store.look, self._store.looked = self._headroom.look, self._headroom.note
@@ -432,11 +435,14 @@ class Worker:
 
         The checkpoints move first: on a full disk no batch may follow that would move them past what was settled last.
         What stands between removed records is written once more, so there must be room for it: RocksDB compacts nothing
-        for long after it had none.
+        for long after it had none. After a flush that found none every write would fail, and end the worker.
         """
+        if not self._store.writable:
+            await self._store.recover()
+            return
         lanes = [lane for queue in self._registry for lane in queue.lanes.values()]
         alive = self._replayer.in_flight.bytes + sum(len(value) for lane in lanes for _, value in lane.ready)
-        if alive > self.counts.disk_free_bytes // 2:
+        if alive + WRITE_ROOM_BYTES > self.counts.disk_free_bytes // 2:
             return
         await self._committer.checkpointed(queue for queue in self._registry if queue.lanes)
         removed = [(MESSAGES, lane.prefix, lane.checkpoint) for lane in lanes]

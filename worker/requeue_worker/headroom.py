@@ -60,6 +60,7 @@ class Headroom:
         waiting_bytes: Callable[[], int],
         refuse: Callable[[DiskFull | None], None],
         reclaim: Callable[[], Awaitable[None]],
+        writable: Callable[[], bool],
         background_errors: Callable[[], int],
     ) -> None:
         self._path = path
@@ -69,6 +70,7 @@ class Headroom:
         self._waiting_bytes = waiting_bytes
         self._refuse = refuse
         self._reclaim = reclaim
+        self._writable = writable
         self._background_errors = background_errors
         stat = path.stat()
         self._identity = (stat.st_dev, stat.st_ino)
@@ -92,7 +94,10 @@ class Headroom:
         return Room(disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize, ballast)
 
     def note(self, room: Room) -> None:
-        """Switch the intake off below the reserve, and on again when a quarter more than that is there."""
+        """Switch the intake off below the reserve, and on again when a quarter more than that is there.
+
+        Room alone is not enough after a flush that had none: a write would fail, and end the worker.
+        """
         reserve = reserve_bytes(self._reserve, room.total_bytes)
         # What was accepted is as good as written.
         left = room.free_bytes + room.ballast_bytes - self._waiting_bytes()
@@ -102,7 +107,7 @@ class Headroom:
                 DiskFull(f"the worker's disk has less than {reserve >> 20:,} MiB left: send again later")
             )
             log.error("the disk is full: no messages are taken in", extra=self._extra(room, reserve))
-        elif self.full and left >= reserve + reserve // 4:
+        elif self.full and left >= reserve + reserve // 4 and self._writable():
             self._set(None)
             log.info("the disk has room again: messages are taken in", extra=self._extra(room, reserve))
 

@@ -240,11 +240,24 @@ class Engine:
         return found
 
     def reclaim(self, ranges: Iterable[tuple[str, bytes, bytes]]) -> None:
-        """Flush what is in memory, so that logs go, and rewrite these ranges without what was removed from them."""
-        for each in self._families.values():
-            each.flush()
+        """Flush what is in memory, so that logs go, and rewrite these ranges without what was removed from them.
+
+        Raises CommitError when it can't be flushed. Then RocksDB refuses every write until it finds room, for which it
+        looks every 5 s; to be asked for a flush meanwhile puts it off (`waits_for_flush` does not ask). What can't be
+        rewritten is said by `background_errors` alone.
+        """
+        try:
+            for each in self._families.values():
+                each.flush()
+        except Exception as error:
+            raise CommitError(str(error)) from error
         for family, start, end in ranges:
             self._families[family].compact_range(start, end)
+
+    def waits_for_flush(self) -> bool:
+        """Whether memory is closed for writes and not in a table yet. Does not block."""
+        pending = "rocksdb.num-immutable-mem-table"
+        return any(family.property_int_value(pending) for family in self._families.values())
 
     def background_errors(self) -> int:
         """Tables that could not be written since it was opened; `reclaim` says nothing of that. Does not block."""
@@ -351,6 +364,9 @@ def _db_options(buffer_bytes: int) -> Options:
     options.set_max_log_file_size(4 * _MIB)
     options.set_stats_dump_period_sec(0)
     options.set_db_write_buffer_size(3 * buffer_bytes)
+    # Of the default family, which is empty. After a flush without room RocksDB writes again once the largest buffer of all
+    # families is free, and that family's would have 64 MiB.
+    options.set_write_buffer_size(buffer_bytes)
     options.set_bytes_per_sync(_MIB)
     return options
 

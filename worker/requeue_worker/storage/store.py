@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from requeue_worker.errors import DataDirUnreadable, DataFormatTooNew
+from requeue_worker.errors import CommitError, DataDirUnreadable, DataFormatTooNew
 from requeue_worker.headroom import Room, give_back_ballast
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.claims import Claim, claim_of, take_over, uid_of
@@ -70,6 +70,8 @@ class Store:
         #: looks at the disk before each commit, on the write thread, and hears of it on the event loop
         self.look: Callable[[], Room] | None = None
         self.looked: Callable[[Room], None] = lambda _: None
+        #: False after a flush without room: RocksDB refuses every write until it finds some
+        self.writable = True
         #: no threads until they are used: looks by the admin API must not make a due message wait, nor must copies
         self._browser = ThreadPoolExecutor(1, thread_name_prefix="requeue-browse")
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="requeue-backup")
@@ -142,15 +144,25 @@ class Store:
         await asyncio.get_running_loop().run_in_executor(self._copier, copy)
 
     async def reclaim(self, ranges: Sequence[tuple[str, bytes, bytes]]) -> None:
-        """Give the room of what was removed in these ranges (family, start, end) back to the disk. May take long."""
+        """Give the room of what was removed in these ranges (family, start, end) back to the disk. May take long.
 
-        def compact() -> None:
+        `writable` says afterwards whether the store still takes writes: `recover` is next, if not.
+        """
+
+        def compact() -> bool:
             try:
                 self._engine.reclaim(ranges)
-            except Exception as error:  # the next write tells whether it is serious
+            except CommitError as error:
                 log.warning("no room reclaimed", extra={"directory": str(self.path), "error": str(error)})
+                return False
+            return True
 
-        await asyncio.get_running_loop().run_in_executor(self._copier, compact)
+        self.writable = await asyncio.get_running_loop().run_in_executor(self._copier, compact)
+
+    async def recover(self) -> None:
+        """After a flush that found no room: set `writable` once RocksDB has made it good, which it does by itself."""
+        if not self._engine.waits_for_flush():
+            await self.reclaim([])
 
     def background_errors(self) -> int:
         """How often RocksDB could not flush or compact since it was opened; it tries on. Does not block."""

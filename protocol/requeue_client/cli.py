@@ -51,6 +51,7 @@ _LAZY = {
     "list": ("requeue_client.commands.browse", "list_messages"),
     "peek": ("requeue_client.commands.browse", "peek"),
     "show": ("requeue_client.commands.browse", "show"),
+    "dead": ("requeue_client.commands.dead", "dead"),
     "bench": ("requeue_client.bench.command", "bench"),
 }
 

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
 from nats.aio.msg import Msg
 from pydantic import BaseModel, ValidationError
-from requeue_protocol.admin import AdminAnswer, AdminRequest, AdminSubject
+from requeue_protocol.admin import (
+    COUNT,
+    AdminAnswer,
+    AdminRequest,
+    AdminSubject,
+    CountAnswer,
+    CountRequest,
+)
 from requeue_protocol.errors import refusal_for
 from requeue_protocol.headers import ERROR, ERROR_CODE
 
@@ -53,6 +61,20 @@ class AdminClient:
                 [msg] = await self._collect(whom, request.model_copy(update={"after": following}), 1)
                 page = _read(whom, msg, answer)
                 yield page
+
+    async def ask_one(
+        self, instance: str, subject: AdminSubject, request: AdminRequest, answer: type[A]
+    ) -> A:
+        """The answer of this instance. Raises as `ask`."""
+        [msg] = await self._collect(subject.one(instance), request, 1)
+        return _read(subject.one(instance), msg, answer)
+
+    async def count(self, request: CountRequest) -> dict[str, int]:
+        """How many messages each instance has that the filter means. Raises as `ask`."""
+        counts: Counter[str] = Counter()
+        async for page in self.pages(COUNT, request, CountAnswer):
+            counts[page.instance] += page.messages
+        return dict(counts)
 
     async def _collect(self, subject: str, request: AdminRequest, most: int | None) -> list[Msg]:
         if not self._client.nc.is_connected:

@@ -7,7 +7,6 @@ from base64 import b64decode
 from typing import Any
 
 import click
-from pydantic import ValidationError
 from requeue_protocol.admin import (
     GET,
     LIST,
@@ -17,9 +16,9 @@ from requeue_protocol.admin import (
     ListAnswer,
     ListRequest,
     State,
-    mistakes_of,
 )
 
+from requeue_client.commands.filters import checked, filter_fields, filter_options
 from requeue_client.commands.output import (
     EXIT_CODES,
     Column,
@@ -36,7 +35,6 @@ from requeue_client.commands.output import (
 )
 from requeue_client.exits import NOT_FOUND
 from requeue_client.service import AdminClient
-from requeue_client.times import duration_ns
 
 _STATES = click.Choice(["pending", "in-flight", "dead"])
 
@@ -44,20 +42,15 @@ _STATES = click.Choice(["pending", "in-flight", "dead"])
 @click.command("list", epilog=EXIT_CODES)
 @click.argument("queue", required=False)
 @click.option("--state", type=_STATES, default="pending", show_default=True, help="Which messages.")
-@click.option("--subject", help="Those for subjects like this: orders.*, orders.>.")
-@click.option(
-    "--reason", help="Dead letters with this reason: exhausted, expired, terminated, invalid, too-large."
-)
-@click.option("--id", "message_id", help="Those with this Requeue-Id or Nats-Msg-Id.")
-@click.option("--older", help="On disk for longer than this: 10m, 24h.")
-@click.option("--newer", help="On disk for less than this.")
+@filter_options
 @click.option(
     "--limit", type=click.IntRange(0), default=50, show_default=True, help="So many at most; 0: all."
 )
 @admin_options
 def list_messages(queue: str | None, output: Format, limit: int, **options: Any) -> None:
     """List messages of QUEUE, or of all queues: pending ones in due order, dead letters in the order of their deaths."""
-    request = _request(queue, limit, {key: options.pop(key) for key in _FILTERS})
+    state, fields = options.pop("state"), filter_fields(queue, options)
+    request = _request(limit, state=state, **fields)
 
     async def do(admin: AdminClient) -> int:
         rows = await _collect(admin, request, limit)
@@ -67,29 +60,9 @@ def list_messages(queue: str | None, output: Format, limit: int, **options: Any)
     run_admin(options, do)
 
 
-_FILTERS = ("state", "subject", "reason", "message_id", "older", "newer")
-
-
-def _request(queue: str | None, limit: int, filters: dict[str, Any], payload_bytes: int = 0) -> ListRequest:
+def _request(limit: int, **fields: Any) -> ListRequest:
     """The request. Raises UsageError for filters that make no sense."""
-    now_ns = time.time_ns()
-    try:
-        ages = {key: duration_ns(filters[key], key) for key in ("older", "newer") if filters[key] is not None}
-        return ListRequest(
-            queue=queue,
-            state=filters["state"],
-            subject=filters["subject"],
-            reason=filters["reason"],
-            id=filters["message_id"],
-            enqueued_before_ns=now_ns - ages["older"] if "older" in ages else None,
-            enqueued_after_ns=max(now_ns - ages["newer"], 0) if "newer" in ages else None,
-            payload_bytes=payload_bytes,
-            limit=min(limit or MESSAGES_LIMIT, MESSAGES_LIMIT),
-        )
-    except ValidationError as wrong:
-        raise click.UsageError(mistakes_of(wrong)) from None
-    except ValueError as wrong:
-        raise click.UsageError(str(wrong)) from None
+    return checked(ListRequest, limit=min(limit or MESSAGES_LIMIT, MESSAGES_LIMIT), **fields)
 
 
 async def _collect(admin: AdminClient, request: ListRequest, limit: int) -> list[Row]:
@@ -135,8 +108,7 @@ def _columns(state: State) -> list[Column]:
 @admin_options
 def peek(queue: str, state: State, limit: int, output: Format, **options: Any) -> None:
     """Show the next messages of QUEUE with their payloads (1 KiB of each), and leave them where they are."""
-    filters = dict.fromkeys(_FILTERS) | {"state": state}
-    request = _request(queue, limit, filters, payload_bytes=1024)
+    request = _request(limit, queue=queue, state=state, payload_bytes=1024)
 
     async def do(admin: AdminClient) -> int:
         rows = await _collect(admin, request, limit)

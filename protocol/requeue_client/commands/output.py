@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,20 @@ def run_admin(options: dict[str, Any], do: Do) -> None:
 async def _run(connection: Connection, instance: str | None, timeout_s: float, do: Do) -> int:
     async with await connection.open(intake=DEFAULT_INTAKE, timeout_s=timeout_s) as client:
         return await do(AdminClient(client, instance=instance, timeout_s=timeout_s))
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """Whether it may be done: by --yes, or by an answer on the terminal. Raises UsageError where nobody can be asked."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Say --yes: there is no terminal to ask on; nothing was done")
+    # asyncio takes the first Ctrl-C for itself, and a prompt would wait on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def render(rows: Sequence[Row], columns: Sequence[Column], form: Format, nothing: str) -> None:

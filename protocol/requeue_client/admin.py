@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from requeue_protocol.errors import refusal_for
-from requeue_protocol.replies import parse_intake_reply
+from requeue_protocol.errors import RefusedError, refusal_for
+from requeue_protocol.headers import ERROR, ERROR_CODE
 from requeue_protocol.subjects import ADMIN_PREFIX
 
 from requeue_client.errors import Busy, NotConnected, NoWorker, UnexpectedReply
-from requeue_client.inbox import ReplyInbox, answer_of
+from requeue_client.inbox import ReplyInbox
 
 CANCEL = f"{ADMIN_PREFIX}.admin.cancel"
 RESCHEDULE = f"{ADMIN_PREFIX}.admin.reschedule"
@@ -81,25 +81,40 @@ async def ask_all(
 
 def _body(subject: str, msg: Msg) -> dict[str, object]:
     """The JSON object of an answer. Raises RefusedError when it is an error or none of ours."""
-    try:
-        parse_intake_reply(answer_of(msg).headers, b"")
-    except NoWorker:
-        raise NoWorker(
-            f"no worker listens on {subject}; start one, or check server and permissions"
-        ) from None
-    try:
-        body = json.loads(msg.data)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
+    if (msg.headers or {}).get("Status") == "503":
+        raise NoWorker(f"no worker listens on {subject}; start one, or check server and permissions")
+    refusal = refusal_of(msg, again="others may have done it; ask again")
+    if refusal is not None:
+        raise refusal
+    body = _object(msg.data)
+    if body is None:
         raise UnexpectedReply(
             f"{msg.data[:80]!r} is no answer of a worker; see who else listens on {subject}"
         )
-    if "error" in body:
-        code = body.get("code")
-        text = f"worker {body.get('instance')}: {body['error']} (others may have done it; ask again)"
-        raise refusal_for(code if isinstance(code, int) else Busy.code, text)
     return body
+
+
+def refusal_of(msg: Msg, again: str = "") -> RefusedError | None:
+    """The error that an answer of the admin API stands for: in its body, which says whose it is, or in its headers.
+
+    `again` is added to a text that is not final.
+    """
+    headers, body = msg.headers or {}, _object(msg.data) or {}
+    code, text = body.get("code", headers.get(ERROR_CODE, "")), body.get("error", headers.get(ERROR, ""))
+    if "error" not in body and ERROR_CODE not in headers:
+        return None
+    number = int(str(code)) if str(code).isdecimal() else Busy.code
+    whose = f"worker {body['instance']}: " if "instance" in body else ""
+    refusal = refusal_for(number, f"{whose}{text}")
+    return refusal_for(number, f"{whose}{text} ({again})") if again and not refusal.permanent else refusal
+
+
+def _object(data: bytes) -> dict[str, object] | None:
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _count(body: dict[str, object], key: str) -> int:

@@ -3,8 +3,8 @@
     RequeueError
       RefusedError
         PermanentRefusal     MalformedMessage (InvalidMessage: seen before sending), SubjectNotAllowed,
-        MessageTooLarge TransientRefusal     QueueFull, CommitFailed, UnexpectedReply, Busy (Draining,
-        NoWorker), DiskFull
+                             MessageTooLarge, ReadOnly (the admin API changes nothing)
+        TransientRefusal     QueueFull, CommitFailed, UnexpectedReply, Busy (Draining, NoWorker), DiskFull
       PublishTimeout         no answer: the message may be on disk, or may not
       RequestTimeout         nobody answered a request, after all its attempts
       NotConnected           no connection to NATS: nothing was sent
@@ -23,6 +23,7 @@ from requeue_protocol.errors import (
     NoWorker,
     PermanentRefusal,
     QueueFull,
+    ReadOnly,
     RefusedError,
     RequeueError,
     SubjectNotAllowed,
@@ -43,6 +44,7 @@ __all__ = [
     "PermanentRefusal",
     "PublishTimeout",
     "QueueFull",
+    "ReadOnly",
     "RefusedError",
     "RequestTimeout",
     "RequeueError",

@@ -21,9 +21,8 @@ from requeue_protocol.admin import (
     CountAnswer,
     CountRequest,
 )
-from requeue_protocol.errors import refusal_for
-from requeue_protocol.headers import ERROR, ERROR_CODE
 
+from requeue_client.admin import refusal_of
 from requeue_client.client import RequeueClient
 from requeue_client.errors import NotConnected, NoWorker, UnexpectedReply
 
@@ -110,10 +109,9 @@ def _body(request: BaseModel) -> bytes:
 
 
 def _read(subject: str, msg: Msg, answer: type[A]) -> A:
-    headers = msg.headers or {}
-    code = headers.get(ERROR_CODE, "")
-    if code:
-        raise refusal_for(int(code) if code.isdecimal() else 500, headers.get(ERROR, ""))
+    refusal = refusal_of(msg)
+    if refusal is not None:
+        raise refusal
     try:
         return answer.model_validate_json(msg.data)
     except ValidationError:

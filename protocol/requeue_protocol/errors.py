@@ -3,7 +3,7 @@
     RequeueError
       RefusedError            a worker refused a message; `code` and `permanent` say how
         PermanentRefusal      the same bytes will be refused again: do not retry
-          MalformedMessage 400, SubjectNotAllowed 403, MessageTooLarge 413
+          MalformedMessage 400, SubjectNotAllowed 403, ReadOnly 405, MessageTooLarge 413
         TransientRefusal      nothing was stored: try again, later or at another worker
           QueueFull 429, CommitFailed 500, UnexpectedReply 502, Busy 503 (Draining, NoWorker), DiskFull 507
 
@@ -41,6 +41,12 @@ class SubjectNotAllowed(PermanentRefusal):
     """The original subject is one that this worker may not write to (403)."""
 
     code = 403
+
+
+class ReadOnly(PermanentRefusal):
+    """The worker's admin API answers questions and changes nothing: `admin.read_only` (405)."""
+
+    code = 405
 
 
 class MessageTooLarge(PermanentRefusal):
@@ -98,6 +104,7 @@ _BY_CODE: dict[int, type[RefusedError]] = {
     for kind in (
         MalformedMessage,
         SubjectNotAllowed,
+        ReadOnly,
         MessageTooLarge,
         QueueFull,
         CommitFailed,

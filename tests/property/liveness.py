@@ -15,6 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from requeue_worker.admin import CANCEL, RESCHEDULE
+from requeue_worker.broker.nats import Answer
 from requeue_worker.changes import Remove
 from requeue_worker.inflight import Delivery
 from requeue_worker.record import decode
@@ -244,7 +245,8 @@ class LivenessMachine(RuleBasedStateMachine):
     def _await_admin(self) -> None:
         self.worker.run_for(S)
         for task in self.asking:
-            self.cancelled += json.loads(task.result()).get("cancelled", 0)
+            answer = task.result()
+            self.cancelled += 0 if isinstance(answer, Answer) else json.loads(answer).get("cancelled", 0)
         self.asking.clear()
 
     # -- what holds at rest ----------------------------------------------------------------------------------

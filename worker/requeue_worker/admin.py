@@ -11,11 +11,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from requeue_protocol.errors import Busy, MalformedMessage
+from requeue_protocol.errors import Busy
 from requeue_protocol.header_values import MAX_MSG_ID_BYTES
 from requeue_protocol.subjects import ADMIN_PREFIX
 from requeue_worker.changes import Remove, Requeue
-from requeue_worker.errors import CommitError
 from requeue_worker.record import MAX_TIME_NS, Record, decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Change, Committer
@@ -83,16 +82,10 @@ class Admin:
     async def _answer(
         self, payload: bytes, verb: str, prepare: Callable[[dict[str, Any]], MakeChange]
     ) -> bytes:
-        answer: dict[str, Any] = {"instance": self._instance_id}
-        try:
-            request = _read_request(payload)
-            done, in_flight = await self._change(request["id"].encode(), prepare(request))
-            answer.update({verb: done, "in_flight": in_flight})
-        except (ValueError, RecursionError) as error:
-            answer.update(error=str(error), code=MalformedMessage.code)
-        except (Busy, CommitError) as error:
-            answer.update(error=str(error), code=Busy.code)
-        return json.dumps(answer).encode()
+        """The answer. Raises ValueError or RecursionError for what is no request, Busy or CommitError."""
+        request = _read_request(payload)
+        done, in_flight = await self._change(request["id"].encode(), prepare(request))
+        return json.dumps({"instance": self._instance_id, verb: done, "in_flight": in_flight}).encode()
 
     async def _change(self, client_id: bytes, make: MakeChange) -> tuple[int, int]:
         """Apply the change to every pending message with this id. Returns how many, and how many are in flight.

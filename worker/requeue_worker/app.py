@@ -293,6 +293,7 @@ class Worker:
             release,
             started,
             endpoints(overview, browse, self._admin, self._redrives),
+            read_only=settings.admin.read_only,
         )
 
     def _make_bridge(self) -> Bridge:

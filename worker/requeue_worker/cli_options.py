@@ -39,6 +39,7 @@ _GROUPS: Final[Mapping[str, tuple[_Flag, ...]]] = {
         _Flag("subject", "SUBJECT", "Subject that messages are taken from; may end in a wildcard."),
         _Flag("queue_group", "NAME", "Queue group that shares the subject: each message goes to one worker."),
         _Flag("intake", "BOOL", "Whether new messages are taken; with false, what is pending goes out."),
+        _Flag("admin.read_only", "BOOL", "Whether the admin API answers questions and changes nothing."),
         _Flag("fleet", "NAME", "Workers that may hand messages over to each other."),
     ),
     "Logging in to NATS (one way; the first of these that is given)": (

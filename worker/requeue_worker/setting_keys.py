@@ -30,6 +30,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "subject": "--subject",
     "queue_group": "--queue-group",
     "intake": "--intake",
+    "admin.read_only": "--admin-read-only",
     "instance_id": "--instance-id",
     "shards": "--shards",
     "fleet": "--fleet",

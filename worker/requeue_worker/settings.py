@@ -43,6 +43,7 @@ from requeue_worker.setting_types import (
 from requeue_worker.sources import check, keep_one_login, layer_environment, layer_file, layer_flags, merged
 
 __all__ = [
+    "AdminSettings",
     "ConfigError",
     "Loaded",
     "NatsSettings",
@@ -86,6 +87,12 @@ class ReaperSettings(Section):
     live: Annotated[tuple[Name, ...], BeforeValidator(read_list)] = Field(
         default=(), description="Instance ids that may come back; others are merged once unlocked."
     )
+
+
+class AdminSettings(Section):
+    """The admin API."""
+
+    read_only: bool = Field(default=False, description="Whether it answers questions and changes nothing.")
 
 
 class Settings(Section):
@@ -148,6 +155,7 @@ class Settings(Section):
         default=1_000, ge=0, le=1_000_000, description="Malformed messages kept as dead letters."
     )
 
+    admin: AdminSettings = Field(default_factory=AdminSettings)
     reaper: ReaperSettings = Field(default_factory=ReaperSettings)
     bridge: BridgeSettings = Field(default_factory=BridgeSettings)
 

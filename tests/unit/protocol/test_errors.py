@@ -13,6 +13,7 @@ from requeue_protocol.errors import (
 CODES = {
     "MalformedMessage": (400, True),
     "SubjectNotAllowed": (403, True),
+    "ReadOnly": (405, True),
     "MessageTooLarge": (413, True),
     "QueueFull": (429, False),
     "CommitFailed": (500, False),

@@ -119,6 +119,7 @@ def test_every_flag_reaches_the_setting_that_it_stands_for() -> None:
         "--subject": ">",
         "--queue-group": "a b",
         "--intake": "perhaps",
+        "--admin-read-only": "perhaps",
         "--shards": "0",
         "--instance-id": "a/b",
         "--fleet": "a/b",

@@ -50,15 +50,22 @@ def endpoints(overview: Overview, browse: Browse, admin: Admin, redrives: Redriv
     """All of them."""
     by_id = admin.endpoints
     return [
-        Endpoint(INSTANCES, InstancesRequest, InstanceAnswer, overview.instances),
-        Endpoint(QUEUES, QueuesRequest, QueuesAnswer, overview.queues),
-        Endpoint(STATS, StatsRequest, StatsAnswer, overview.stats),
-        Endpoint(LIST, ListRequest, ListAnswer, browse.list_messages),
-        Endpoint(COUNT, CountRequest, CountAnswer, browse.count),
-        Endpoint(GET, GetRequest, GetAnswer, browse.get),
-        Endpoint(AdminSubject("cancel"), IdRequest, CancelAnswer, None, by_id[CANCEL]),
-        Endpoint(AdminSubject("reschedule"), RescheduleRequest, RescheduleAnswer, None, by_id[RESCHEDULE]),
-        Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive),
-        Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs),
-        Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel),
+        Endpoint(INSTANCES, InstancesRequest, InstanceAnswer, overview.instances, changes=False),
+        Endpoint(QUEUES, QueuesRequest, QueuesAnswer, overview.queues, changes=False),
+        Endpoint(STATS, StatsRequest, StatsAnswer, overview.stats, changes=False),
+        Endpoint(LIST, ListRequest, ListAnswer, browse.list_messages, changes=False),
+        Endpoint(COUNT, CountRequest, CountAnswer, browse.count, changes=False),
+        Endpoint(GET, GetRequest, GetAnswer, browse.get, changes=False),
+        Endpoint(AdminSubject("cancel"), IdRequest, CancelAnswer, None, by_id[CANCEL], changes=True),
+        Endpoint(
+            AdminSubject("reschedule"),
+            RescheduleRequest,
+            RescheduleAnswer,
+            None,
+            by_id[RESCHEDULE],
+            changes=True,
+        ),
+        Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive, changes=True),
+        Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs, changes=False),
+        Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel, changes=True),
     ]

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,7 +28,7 @@ from requeue_protocol.admin import (
     instance_token,
     mistakes_of,
 )
-from requeue_protocol.errors import Busy, MalformedMessage
+from requeue_protocol.errors import Busy, MalformedMessage, ReadOnly, RefusedError
 from requeue_protocol.headers import ERROR, ERROR_CODE, build_headers
 from requeue_protocol.replies import one_line
 from requeue_worker.broker.nats import Answer
@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION: Final = "Durable delay, retry and dead letters: admin API of a requeue worker"
 MAX_REQUEST_BYTES: Final = 16 << 10
+_READ_ONLY: Final = (
+    "nothing was changed: the admin API is read-only here (the worker's setting admin.read_only)"
+)
 
 R = TypeVar("R", bound=AdminRequest)
 Respond = Callable[[bytes], Awaitable[Answer | bytes]]
@@ -53,6 +56,9 @@ class Endpoint(Generic[R]):
     handle: Callable[[R], Awaitable[BaseModel]] | None
     #: answers bytes by bytes, where it is there instead of `handle`
     raw: Callable[[bytes], Awaitable[bytes]] | None = None
+    _: KW_ONLY
+    #: whether it changes anything: `admin.read_only` switches it off. No default: whoever adds one decides
+    changes: bool
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -85,8 +91,16 @@ class Service:
     """Discovery and endpoints of one instance."""
 
     def __init__(
-        self, instance_id: str, fleet: str, version: str, started: str, endpoints: list[Endpoint[Any]]
+        self,
+        instance_id: str,
+        fleet: str,
+        version: str,
+        started: str,
+        endpoints: list[Endpoint[Any]],
+        *,
+        read_only: bool,
     ) -> None:
+        self._read_only = read_only
         self._instance_id = instance_id
         self._started = started
         self._identity = {
@@ -152,11 +166,15 @@ class Service:
             tally, began_ns = served.tally, time.monotonic_ns()
             tally.requests += 1
             try:
+                if self._read_only and served.endpoint.changes:
+                    raise ReadOnly(_READ_ONLY)
                 return await _answer(served.endpoint, payload)
             except (ValueError, RecursionError) as error:
                 text = mistakes_of(error) if isinstance(error, ValidationError) else str(error)
                 return self._refuse(tally, MalformedMessage.code, text)
-            except (Busy, CommitError, DataDamaged) as error:
+            except RefusedError as error:
+                return self._refuse(tally, error.code, str(error))
+            except (CommitError, DataDamaged) as error:
                 return self._refuse(tally, Busy.code, str(error))
             finally:
                 tally.processing_ns += time.monotonic_ns() - began_ns

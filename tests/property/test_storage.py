@@ -24,11 +24,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from requeue_worker.admin import Admin
-from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
+from requeue_worker.changes import Entomb, Redrive, Rekey, Remove, RemoveDead, Requeue
 from requeue_worker.errors import CommitError
 from requeue_worker.inflight import Delivery
 from requeue_worker.readahead import ReadAhead
-from requeue_worker.record import Attempt, DeadReason, decode
+from requeue_worker.record import Attempt, DeadReason, decode, encode
+from requeue_worker.revival import Revived
 from requeue_worker.storage import committer as committing
 from requeue_worker.storage.keys import TIME, parse_message_key, time_of
 from requeue_worker.storage.queues import NEVER, Lane
@@ -97,6 +98,8 @@ class StorageMachine(RuleBasedStateMachine):
         self.in_flight: dict[bytes, Delivery] = {}
         self.readings: dict[Lane, Reading] = {}
         self.asked: list[Asked] = []
+        #: dead letters that somebody is removing, by payload
+        self.leaving: set[bytes] = set()
         self.read_ahead: Any = SimpleNamespace(ready_bytes=0)
         committer = self.rig.committer
         seal = committer._seal
@@ -146,6 +149,9 @@ class StorageMachine(RuleBasedStateMachine):
                 if self.in_flight.get(payload) is change.delivery:
                     sealing[payload] = self._fate(payload)._replace(time_ns=change.time_ns)
                 continue
+            if isinstance(change, Redrive | RemoveDead):
+                self._note_left(change)
+                continue
             payload = change.record.payload
             before = self._fate(payload)
             assert before.state == "pending", "one end for each message"
@@ -158,6 +164,19 @@ class StorageMachine(RuleBasedStateMachine):
                 sealing[payload] = Fate("dead", before.queue, 0, now_ns, attempts)
             else:
                 sealing[payload] = GONE
+
+    def _note_left(self, change: Redrive | RemoveDead) -> None:
+        if isinstance(change, RemoveDead):
+            dead = self.rig.stored.dead
+            for key, _ in change.letters:
+                self.sealing[decode(dead[key]).payload] = GONE
+            return
+        for letter in change.letters:
+            payload = decode(letter.value).payload
+            assert self._fate(payload).state == "dead"
+            time_ns = min(change.due_ns, letter.deadline_ns or change.due_ns)
+            self.deadlines[payload] = letter.deadline_ns
+            self.sealing[payload] = Fate("pending", change.queue.name, letter.priority, time_ns, 0)
 
     def _fate(self, payload: bytes) -> Fate:
         return self.sealing.get(payload) or self.disk[payload]
@@ -297,6 +316,53 @@ class StorageMachine(RuleBasedStateMachine):
             if drops
             else Entomb(lane, key, record, DeadReason.EXHAUSTED, attempt, None, None)
         )
+        self.rig.call(lambda: self.rig.committer.submit(change))
+
+    @precondition(lambda self: self._alive and not self.rig.store.sealed)
+    @rule(number=st.integers(1, 4), queue=st.sampled_from(QUEUES), client_id=st.sampled_from(CLIENT_IDS))
+    def take_in_and_bury(self, number: int, queue: str, client_id: bytes) -> None:
+        """The common life up to its bad end."""
+        self.take_in_and_send(number, queue, client_id)
+        for delivery in list(self.in_flight.values()):
+            self._bury_or_drop(delivery.lane, delivery.key, delivery.value, drops=False)
+        self.in_flight.clear()
+        self._commit_all()
+
+    @precondition(lambda self: self._alive and any(fate.state == "dead" for fate in self.disk.values()))
+    @rule(
+        pick=PICK,
+        priority=st.sampled_from(PRIORITIES),
+        number=st.integers(1, 4),
+        offset_ns=OFFSETS,
+        ttl_ns=TTLS,
+        removes=st.booleans(),
+    )
+    def redrive(
+        self, pick: int, priority: int, number: int, offset_ns: int, ttl_ns: int, removes: bool
+    ) -> None:
+        """Dead letters of a queue are read and redriven, or removed; nobody else removes any meanwhile."""
+        self.leaving = {payload for payload in self.leaving if self.disk[payload].state == "dead"}
+        if self.leaving:
+            return
+        dead = sorted(self.rig.stored.dead.items(), key=lambda item: decode(item[1]).payload)
+        stored = dead[pick % len(dead) :] if dead else []
+        if not stored:
+            return
+        prefix = stored[0][0][: 1 + stored[0][0][0]]
+        stored = [item for item in stored if item[0].startswith(prefix)]
+        state, due_ns = self.rig.queue(prefix[1:].decode()), self.rig.now_ns + offset_ns
+        letters = []
+        for key, value in stored[:number]:
+            record = decode(value)
+            self.leaving.add(record.payload)
+            deadline_ns = due_ns + ttl_ns if ttl_ns else 0
+            extras = record.extras
+            extras.reason = extras.died_ns = None
+            revived = encode(record, attempts=0, extras=extras, deadline_ns=deadline_ns)
+            size = record.size
+            letters.append(Revived(key, size, revived, size, priority, record.client_id, deadline_ns))
+        gone = [(letter.dead_key, letter.dead_size) for letter in letters]
+        change = RemoveDead(state, gone) if removes else Redrive(state, letters, due_ns)
         self.rig.call(lambda: self.rig.committer.submit(change))
 
     @precondition(lambda self: self._alive and self.in_flight)

@@ -52,6 +52,8 @@ _LAZY = {
     "peek": ("requeue_client.commands.browse", "peek"),
     "show": ("requeue_client.commands.browse", "show"),
     "dead": ("requeue_client.commands.dead", "dead"),
+    "pause": ("requeue_client.commands.pauses", "pause"),
+    "resume": ("requeue_client.commands.pauses", "resume"),
     "bench": ("requeue_client.bench.command", "bench"),
 }
 

@@ -21,6 +21,7 @@ from requeue_protocol.admin import (
     CountAnswer,
     CountRequest,
 )
+from requeue_protocol.changes import PAUSE, RESUME, PauseAnswer, PauseRequest, ResumeRequest
 
 from requeue_client.admin import refusal_of
 from requeue_client.client import RequeueClient
@@ -74,6 +75,17 @@ class AdminClient:
         async for page in self.pages(COUNT, request, CountAnswer):
             counts[page.instance] += page.messages
         return dict(counts)
+
+    async def pause(self, queue: str, for_ns: int | None = None, by: str | None = None) -> list[PauseAnswer]:
+        """Have each instance send nothing of this queue for so long, or until `resume`. `by` is for their logs.
+
+        An instance that is not there now is not paused. Raises as `ask`; some may be paused by then.
+        """
+        return await self.ask(PAUSE, PauseRequest(queue=queue, for_ns=for_ns, by=by), PauseAnswer)
+
+    async def resume(self, queue: str, by: str | None = None) -> list[PauseAnswer]:
+        """Have each instance send what this queue has. Raises as `pause`."""
+        return await self.ask(RESUME, ResumeRequest(queue=queue, by=by), PauseAnswer)
 
     async def _collect(self, subject: str, request: AdminRequest, most: int | None) -> list[Msg]:
         if not self._client.nc.is_connected:

@@ -38,6 +38,7 @@ from requeue_worker.ingest import Ingest
 from requeue_worker.micro.browse import Browse
 from requeue_worker.micro.endpoints import endpoints
 from requeue_worker.micro.overview import Overview
+from requeue_worker.micro.pauses import Pauses
 from requeue_worker.micro.redrive import Redrives
 from requeue_worker.micro.service import Service
 from requeue_worker.reaper.reaper import Reaper, ReaperStatus
@@ -286,13 +287,20 @@ class Worker:
             max_payload=lambda: broker.max_payload,
         )
         browse = Browse(self._store, self._registry, instance, max_payload=lambda: broker.max_payload)
+        pauses = Pauses(
+            self._registry,
+            self._committer,
+            instance,
+            self._clock,
+            look_again=self._scheduler.look_again,
+        )
         started = rfc3339(self._clock()).decode()
         return Service(
             instance,
             settings.fleet,
             release,
             started,
-            endpoints(overview, browse, self._admin, self._redrives),
+            endpoints(overview, browse, self._admin, self._redrives, pauses),
             read_only=settings.admin.read_only,
         )
 

@@ -40,6 +40,7 @@ class QueueSnapshot(NamedTuple):
     dead_bytes: int
     in_flight: int
     next_due_ns: int | None
+    paused: bool = False
 
 
 class Histogram:

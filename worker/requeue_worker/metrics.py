@@ -48,6 +48,7 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[QueueSnapshot], float | None]], .
         "For how long the next message has been due; 0 while none is.",
         lambda q: 0.0 if q.next_due_ns is None else max(0.0, (time.time_ns() - q.next_due_ns) / 1e9),
     ),
+    ("requeue_queue_paused", "1 while the queue is paused: nothing of it is sent.", lambda q: int(q.paused)),
 )
 
 

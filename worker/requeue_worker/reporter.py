@@ -76,6 +76,7 @@ class Reporter:
 
     def snapshot(self) -> Iterable[QueueSnapshot]:
         """Every queue as it stands now, for the metrics."""
+        now_ns = self._clock()
         return [
             QueueSnapshot(
                 queue.name,
@@ -85,6 +86,7 @@ class Reporter:
                 queue.dead_bytes,
                 queue.in_flight,
                 _next_due_ns(queue),
+                queue.paused_until_ns > now_ns,
             )
             for queue in self._registry
         ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import click
 import yaml
+from requeue_protocol.changes import UNTIL_RESUMED
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -108,6 +111,14 @@ def agreed(question: str, yes: bool) -> bool:
         signal.signal(signal.SIGINT, before)
 
 
+def asker() -> str:
+    """Who asks, for the logs of the workers."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"[:256]
+    except (OSError, KeyError):  # a user without a name, as in a container
+        return f"@{socket.gethostname()}"[:256]
+
+
 def render(rows: Sequence[Row], columns: Sequence[Column], form: Format, nothing: str) -> None:
     """Print rows; as a table what the columns say, else all that is known."""
     if form == "table":
@@ -175,6 +186,11 @@ def from_now(ns: int | None, now_ns: int) -> str:
     if ns is None:
         return ""
     return f"in {span(ns - now_ns)}" if ns > now_ns else f"{span(now_ns - ns)} ago"
+
+
+def pause_end(until_ns: int, now_ns: int) -> str:
+    """When a pause ends."""
+    return "until resumed" if until_ns >= UNTIL_RESUMED else f"ends {from_now(until_ns, now_ns)}"
 
 
 def span(ns: int) -> str:

@@ -34,6 +34,7 @@ from requeue_client.commands.output import (
     count,
     dump,
     from_now,
+    pause_end,
     render,
     run_admin,
     size,
@@ -106,25 +107,37 @@ def _queue_columns(each: bool) -> list[Column]:
         Column("DEAD", count("dead"), right=True),
         Column("SIZE", lambda row: size(row["pending_bytes"] + row["dead_bytes"]), right=True),
         Column("NEXT DUE", lambda row: from_now(row["next_due_ns"], now_ns), right=True),
-        Column(
-            "PAUSED",
-            lambda row: f"ends {from_now(row['paused_until_ns'], now_ns)}" if row["paused_until_ns"] else "",
-        ),
+        Column("PAUSED", lambda row: _pause(row, now_ns)),
     ]
+
+
+def _pause(row: Row, now_ns: int) -> str:
+    paused, instances = row.get("paused_instances", 1), row.get("instances", 1)
+    some = f" on {paused} of {instances}" if paused < instances else ""
+    return f"{pause_end(row['paused_until_ns'], now_ns)}{some}" if row["paused_until_ns"] else ""
 
 
 def _summed(rows: Iterable[Row]) -> list[Row]:
     """One row a queue: counts summed, the earliest due time, the latest end of a pause."""
     sums: dict[str, Row] = {}
-    for row in rows:
+    for each in rows:
+        row = each | {"instances": 1, "paused_instances": int(each["paused_until_ns"] is not None)}
         known = sums.get(row["name"])
         if known is None:
             sums[row["name"]] = {key: value for key, value in row.items() if key != "instance"}
             continue
-        for key in ("pending", "pending_bytes", "in_flight", "dead", "dead_bytes"):
+        for key in (
+            "instances",
+            "paused_instances",
+            "pending",
+            "pending_bytes",
+            "in_flight",
+            "dead",
+            "dead_bytes",
+        ):
             known[key] += row[key]
         for key, choose in (("next_due_ns", min), ("paused_until_ns", max)):
-            known[key] = choose([each[key] for each in (known, row) if each[key] is not None], default=None)
+            known[key] = choose([one[key] for one in (known, row) if one[key] is not None], default=None)
     return list(sums.values())
 
 

@@ -21,9 +21,10 @@ from tests.servers import NatsServer, NatsServerFactory, WorkerFactory
 LATER = 40
 
 
-async def shown(server: NatsServer, *args: str) -> Any:
+async def shown(server: NatsServer, *args: str, code: int = 0, says: bytes = b"") -> Any:
+    """What a command prints as JSON; it ends with this code and says this on standard error, and nothing else."""
     done = await run(*args, "-o", "json", "--server", server.url)
-    assert (done.returncode, done.stderr) == (0, b""), done
+    assert (done.returncode, says in done.stderr, bool(done.stderr)) == (code, True, bool(says)), done
     return json.loads(done.stdout)
 
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from requeue_worker.counts import Counts, QueueSnapshot
 from requeue_worker.metrics import Metrics
 
-ORDERS = QueueSnapshot("orders", 12, 3400, 2, 99, 4, 1_800_000_000_500_000_000)
+ORDERS = QueueSnapshot("orders", 12, 3400, 2, 99, 4, 1_800_000_000_500_000_000, paused=True)
 EMPTY = QueueSnapshot("emails.retry", 0, 0, 0, 0, 0, None)
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -71,6 +71,7 @@ def test_totals_are_scraped_as_counted() -> None:
         ("requeue_in_flight_messages", 4),
         ("requeue_next_due_timestamp_seconds", 1_800_000_000.5),
         ("requeue_backlog_age_seconds", 0.0),
+        ("requeue_queue_paused", 1),
     ],
 )
 def test_each_number_of_a_queue_is_scraped_under_its_name(name: str, value: float) -> None:
@@ -175,6 +176,7 @@ def test_every_name_says_what_it_is_and_in_which_unit() -> None:
             "_full",
             "_enabled",
             "_open",
+            "_paused",
         )
         assert family.type == "counter" or family.name.endswith(unit), family.name
 

@@ -29,6 +29,7 @@ from requeue_protocol.admin import (
     StatsAnswer,
     StatsRequest,
 )
+from requeue_protocol.changes import PAUSE, RESUME, PauseAnswer, PauseRequest, ResumeRequest
 from requeue_protocol.redrive import (
     CANCEL_JOB,
     JOBS,
@@ -42,11 +43,14 @@ from requeue_protocol.redrive import (
 from requeue_worker.admin import CANCEL, RESCHEDULE, Admin
 from requeue_worker.micro.browse import Browse
 from requeue_worker.micro.overview import Overview
+from requeue_worker.micro.pauses import Pauses
 from requeue_worker.micro.redrive import Redrives
 from requeue_worker.micro.service import Endpoint
 
 
-def endpoints(overview: Overview, browse: Browse, admin: Admin, redrives: Redrives) -> list[Endpoint[Any]]:
+def endpoints(
+    overview: Overview, browse: Browse, admin: Admin, redrives: Redrives, pauses: Pauses
+) -> list[Endpoint[Any]]:
     """All of them."""
     by_id = admin.endpoints
     return [
@@ -65,6 +69,8 @@ def endpoints(overview: Overview, browse: Browse, admin: Admin, redrives: Redriv
             by_id[RESCHEDULE],
             changes=True,
         ),
+        Endpoint(PAUSE, PauseRequest, PauseAnswer, pauses.pause, changes=True),
+        Endpoint(RESUME, ResumeRequest, PauseAnswer, pauses.resume, changes=True),
         Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive, changes=True),
         Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs, changes=False),
         Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel, changes=True),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -54,6 +55,10 @@ class KubeError(Exception):
         super().__init__(message)
 
 
+class NoLogin(KubeError):
+    """There is no kubeconfig, or it can't be used."""
+
+
 class Forbidden(KubeError):
     """RBAC does not allow it: needs somebody's hand."""
 
@@ -74,18 +79,42 @@ class Kube:
         self._note = note
         self._applied: dict[str, tuple[str, int]] = {}
         self._served: dict[str, tuple[float, bool]] = {}
+        #: the one that the kubeconfig's context names
+        self.namespace = "default"
 
     @classmethod
-    async def connect(cls, note: Note = lambda _method, _status: None) -> Self:
-        """Log in by KUBECONFIG, else as the pod's service account, else by `~/.kube/config`."""
+    async def connect(
+        cls,
+        note: Note = lambda _method, _status: None,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+    ) -> Self:
+        """Log in by `kubeconfig` or KUBECONFIG, else as the pod's service account, else by `~/.kube/config`.
+
+        Raises NoLogin.
+        """
+        try:
+            return await cls._log_in(note, kubeconfig, context)
+        except (config.ConfigException, yaml.YAMLError, OSError) as error:
+            raise NoLogin(0, f"no login to a cluster: {error}") from error
+
+    @classmethod
+    async def _log_in(cls, note: Note, kubeconfig: str | None, context: str | None) -> Self:
         configuration = Configuration()
-        in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
-        if in_cluster:
+        file = kubeconfig or os.environ.get("KUBECONFIG")
+        if "KUBERNETES_SERVICE_HOST" in os.environ and file is None and context is None:
             config.load_incluster_config(client_configuration=configuration)
-        else:
-            file = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-            await config.load_kube_config(config_file=file, client_configuration=configuration)
-        return cls(ApiClient(configuration), note)
+            return cls(ApiClient(configuration), note)
+        file = file or str(Path.home() / ".kube" / "config")
+        if not any(os.path.exists(each) for each in file.split(os.pathsep)):  # noqa: PTH110, ASYNC240
+            raise NoLogin(0, f"no login to a cluster: there is no file {file}")
+        await config.load_kube_config(file, context, client_configuration=configuration)
+        kube = cls(ApiClient(configuration), note)
+        known, current = config.list_kube_config_contexts(file)
+        chosen = next((each for each in known if each["name"] == context), current)
+        kube.namespace = chosen["context"].get("namespace") or kube.namespace
+        return kube
 
     async def __aenter__(self) -> Self:
         return self

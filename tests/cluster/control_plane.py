@@ -119,6 +119,11 @@ class ControlPlane:
         path.chmod(0o600)
         return path
 
+    @property
+    def kubectl_argv(self) -> list[str]:
+        """The real kubectl, for whoever brings a kubeconfig."""
+        return [str(self._binary), "kubectl"]
+
     def add_user(self, user: str, groups: str) -> None:
         """Before the start: a user with a token of its own."""
         self._tokens[user] = (secrets.token_hex(16), groups)
@@ -127,7 +132,7 @@ class ControlPlane:
         self, *args: str, stdin: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run the real kubectl as admin."""
-        argv = [str(self._binary), "kubectl", f"--kubeconfig={self.kubeconfig()}", *args]
+        argv = [*self.kubectl_argv, f"--kubeconfig={self.kubeconfig()}", *args]
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=120)
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr}")

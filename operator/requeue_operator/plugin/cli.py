@@ -1,0 +1,139 @@
+"""The command `kubectl requeue`: kubectl finds it as `kubectl-requeue` on PATH."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from requeue_operator.plugin import overview, volumes
+from requeue_operator.plugin.errors import NEEDS_A_HAND
+from requeue_operator.plugin.look import Fleet, find, fleets, look_around
+from requeue_operator.plugin.options import EXIT_CODES, Asked, output_option, run, where_options
+from requeue_operator.plugin.output import Row, age, dump, table
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES
+)
+@click.version_option(package_name="nats-requeue", prog_name="kubectl requeue")
+def main() -> None:
+    """Looks at RequeueQueues and what belongs to them. Changes nothing in the cluster."""
+
+
+@main.command(short_help="Conditions, workers, volumes and backlog.", epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@where_options
+@output_option
+def status(name: str | None, **options: Any) -> None:
+    """Show all RequeueQueues of the namespace in a line each, or one with all that belongs to it."""
+
+    async def do(asked: Asked) -> int:
+        found = await _fleets(asked, name)
+        rows = [overview.row_of(each) for each in found]
+        if asked.form != "table":
+            dump(rows if name is None else rows[0], asked.form)
+        elif name is not None:
+            overview.show_one(rows[0], datetime.now(UTC))
+        elif _has_any(rows, asked, "RequeueQueues"):
+            overview.show_all(rows, namespaces=not asked.namespace)
+        return NEEDS_A_HAND if any(overview.needs_a_hand(each) for each in found) else 0
+
+    run(_for_one(name, options), do)
+
+
+@main.group()
+def drain() -> None:
+    """Volumes whose pods were scaled away."""
+
+
+@drain.command("status", short_help="How far each drain is.", epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@where_options
+@output_option
+def drain_status(name: str | None, **options: Any) -> None:
+    """Show the volumes that no worker uses: which are drained, which are kept, and what keeps one from it."""
+
+    async def do(asked: Asked) -> int:
+        now = datetime.now(UTC)
+        rows = [row for each in await _fleets(asked, name) for row in volumes.drains_of(each, now)]
+        if asked.form != "table":
+            dump(rows, asked.form)
+        elif _has_any(rows, asked, "volumes without a worker"):
+            heads = ["NAME", "CLAIM", "STATE", "JOB", "SINCE", "MESSAGE"]
+            lines = [
+                [row["name"], row["claim"], row["state"], row["job"], age(row["since"], now), _sentence(row)]
+                for row in rows
+            ]
+            _table(heads, lines, rows, asked)
+        return NEEDS_A_HAND if any(row["state"] == "Failed" for row in rows) else 0
+
+    run(_for_one(name, options), do)
+
+
+@main.command(short_help="What the operator would do with each volume, and why.", epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@click.option("--dry-run", is_flag=True, help="Needed: this command never deletes anything.")
+@where_options
+@output_option
+def reap(name: str | None, dry_run: bool, **options: Any) -> None:
+    """Judge every volume as the operator does: would it be drained or deleted now, and if not, why not?
+
+    Nothing is changed: volumes are deleted by the operator alone, on the proof of a drain.
+    """
+    if not dry_run:
+        raise click.UsageError(
+            "give --dry-run: this shows what the operator would do; it alone deletes, on the proof of a drain"
+        )
+
+    async def do(asked: Asked) -> int:
+        now = datetime.now(UTC)
+        found = await _fleets(asked, name)
+        judged = [verdict for each in found for verdict in volumes.verdicts(each, now)]
+        if name is None:
+            arounds = {each.around.namespace: each.around for each in found}
+            if asked.namespace and asked.namespace not in arounds:
+                arounds[asked.namespace] = await look_around(asked.kube, asked.namespace)
+            judged += [verdict for each in arounds.values() for verdict in volumes.left_behind(each)]
+        rows = [each.row for each in judged]
+        if asked.form != "table":
+            dump(rows, asked.form)
+        elif _has_any(rows, asked, "volumes of RequeueQueues"):
+            lines = [[row["name"], row["claim"], row["would"], row["why"]] for row in rows]
+            _table(["NAME", "CLAIM", "WOULD", "WHY"], lines, rows, asked)
+        return 0
+
+    run(_for_one(name, options), do)
+
+
+async def _fleets(asked: Asked, name: str | None) -> list[Fleet]:
+    return await fleets(asked.kube, await find(asked.kube, asked.namespace, name))
+
+
+def _for_one(name: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    if name is not None and options["all_namespaces"]:
+        raise click.UsageError("a NAME is one of a namespace: give -n instead of -A")
+    return options
+
+
+def _has_any(rows: list[Row], asked: Asked, what: str) -> bool:
+    if not rows:
+        where = f"in the namespace {asked.namespace}" if asked.namespace else "in any namespace"
+        click.echo(f"No {what} {where}.", err=True)
+    return bool(rows)
+
+
+def _sentence(row: Row) -> str:
+    return f"{row['reason']}: {row['message']}" if row["reason"] else str(row["message"])
+
+
+def _table(heads: list[str], lines: list[list[Any]], rows: list[Row], asked: Asked) -> None:
+    if not asked.namespace:
+        heads = ["NAMESPACE", *heads]
+        lines = [[row["namespace"], *line] for row, line in zip(rows, lines, strict=True)]
+    table(heads, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""`kubectl requeue` on the real control plane. With real pods it is run by tests/e2e/test_plugin.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.build import control_plane_binary
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.draining import end, proof, remains, until_draining
+from tests.cluster.operating import (
+    claims,
+    condition,
+    create_queue,
+    has_condition,
+    make_pods_ready,
+    patch_spec,
+)
+from tests.cluster.plugin import Plugin
+from tests.cluster.specs import path
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+_PAGE = (Path(__file__).parents[2] / "docs/kubectl.md").read_text(encoding="utf-8")
+_COMMANDS = re.findall(r"^kubectl requeue [^\n#]*", _PAGE, re.M)
+
+
+@pytest.fixture
+def plugin(cluster: ControlPlane, namespace: str, tmp_path: Path) -> Plugin:
+    return Plugin(cluster, namespace, tmp_path / "person")
+
+
+def _make(cluster: ControlPlane, namespace: str, replicas: int, **spec: Any) -> None:
+    create_queue(cluster, namespace, replicas=replicas, **spec)
+    make_pods_ready(cluster, namespace, replicas)
+    cluster.until("volumes are claimed", lambda: len(claims(cluster, namespace)) == replicas)
+    cluster.until("it is ready", lambda: has_condition(cluster, namespace, "Ready", "True"))
+
+
+def _by_claim(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["claim"]: row for row in rows}
+
+
+def test_status_shows_conditions_workers_volumes_and_what_is_wrong(
+    cluster: ControlPlane, namespace: str, plugin: Plugin
+) -> None:
+    _make(cluster, namespace, 2)
+    (row,) = plugin.json("status")
+    assert (row["name"], row["state"]) == ("orders", "Ready")
+    assert row["replicas"] == {"wanted": 2, "there": 2, "ready": 2}
+    assert [each["name"] for each in row["workers"]] == ["orders-0", "orders-1"]
+    assert [(each["claim"], each["usedBy"]) for each in row["volumes"]] == [
+        ("data-orders-0", ["orders-0"]),
+        ("data-orders-1", ["orders-1"]),
+    ]
+    assert yaml.safe_load(plugin("status", "orders", "-o", "yaml").stdout) == row
+    line = plugin("status").stdout.splitlines()[1].split()
+    assert line[:2] == ["orders", "2/2"]
+    told = plugin("status", "orders").stdout
+    for word in ("NatsConnected", "orders-1", "data-orders-1"):
+        assert word in told
+
+    patch_spec(cluster, namespace, queues=[{"name": "slow", "minBackoff": "2h"}])
+    cluster.until("it is stalled", lambda: has_condition(cluster, namespace, "Stalled", "True"))
+    stalled = plugin("status", code=1).stdout
+    assert "Stalled (InvalidSpec)" in stalled
+    assert condition(cluster, namespace, "Stalled")["message"] in stalled
+
+
+def test_all_namespaces_and_one_and_that_of_the_context(
+    cluster: ControlPlane,
+    namespace: str,
+    new_namespace: Callable[[], str],
+    plugin: Plugin,
+) -> None:
+    other = new_namespace()
+    create_queue(cluster, namespace)
+    create_queue(cluster, other)
+    assert [row["namespace"] for row in plugin.json("status")] == [namespace]
+    assert [row["namespace"] for row in plugin.json("status", "-n", other)] == [other]
+    rows = plugin.json("status", "-A", code=plugin_code(plugin, "status", "-A"))
+    assert {namespace, other} <= {row["namespace"] for row in rows}
+    assert "NAMESPACE" in plugin.shell("kubectl requeue status -A || true").stdout
+    # As kubectl has them: a file and a context by name.
+    same = plugin.json("status", "--kubeconfig", str(plugin.kubeconfig), "--context", "own")
+    assert [row["namespace"] for row in same] == [namespace]
+
+
+def plugin_code(plugin: Plugin, *args: str) -> int:
+    """Others of the cluster may be stalled."""
+    return int(plugin.shell(f"kubectl requeue {' '.join(args)} >/dev/null; echo $?").stdout)
+
+
+def test_reap_says_what_the_operator_does_next_and_why_it_does_not(
+    cluster: ControlPlane, namespace: str, plugin: Plugin
+) -> None:
+    _make(cluster, namespace, 3)
+    kept = _by_claim(plugin.json("reap", "--dry-run"))
+    assert {name: each["would"] for name, each in kept.items()} == dict.fromkeys(kept, "keep")
+    assert kept["data-orders-2"]["why"] == "a worker of the fleet uses it"
+
+    patch_spec(cluster, namespace, replicas=1)
+    pods = until_draining(cluster, namespace, "data-orders-1", "data-orders-2")
+    judged = _by_claim(plugin.json("reap", "--dry-run", "orders"))
+    assert judged["data-orders-0"]["would"] == "keep"
+    assert (judged["data-orders-1"]["would"], judged["data-orders-2"]["would"]) == ("wait", "wait")
+
+    end(cluster, pods["data-orders-1"], proof(pods["data-orders-1"]))
+    end(
+        cluster,
+        pods["data-orders-2"],
+        proof(pods["data-orders-2"], remains=remains("no-survivor"), nobody=True),
+    )
+    cluster.until("it is told", lambda: has_condition(cluster, namespace, "Drained", "False", "NoSurvivor"))
+    cluster.until("one is gone", lambda: "data-orders-1" not in claims(cluster, namespace))
+    told = plugin("drain", "status", code=1).stdout
+    assert re.search(r"data-orders-2 +Failed .*NoSurvivor: ", told)
+    failed = _by_claim(plugin.json("reap", "--dry-run"))["data-orders-2"]
+    assert failed["would"] == "wait"
+    assert "NoSurvivor" in failed["why"]
+
+
+def test_reap_never_changes_anything(cluster: ControlPlane, namespace: str, plugin: Plugin) -> None:
+    _make(cluster, namespace, 2)
+    patch_spec(cluster, namespace, replicas=1, paused=True)
+    before = _all(cluster, namespace)
+    assert "give --dry-run" in plugin("reap", code=2).stderr
+    row = _by_claim(plugin.json("reap", "--dry-run"))["data-orders-1"]
+    assert (row["would"], row["why"]) == ("keep", "paused: the operator changes nothing")
+    assert _all(cluster, namespace) == before
+    verbs = {verb for rule in yaml.safe_load(_RULES.read_text())["rules"] for verb in rule["verbs"]}
+    assert verbs == {"get", "list"}
+
+
+_RULES = Path(__file__).parents[2] / "examples/kubectl-requeue.yaml"
+
+
+def _all(cluster: ControlPlane, namespace: str) -> list[str]:
+    found = cluster.kubectl(
+        "get", "rq,sts,job,pod,pvc", "-n", namespace, "-o", "jsonpath={.items[*].metadata.uid}"
+    )
+    return found.stdout.split()
+
+
+def test_volumes_that_stay_are_shown_with_the_reason(
+    cluster: ControlPlane, namespace: str, plugin: Plugin
+) -> None:
+    _make(cluster, namespace, 2, storage={"onScaleDown": "Retain"})
+    patch_spec(cluster, namespace, replicas=1)
+    cluster.until("it is kept", lambda: has_condition(cluster, namespace, "Drained", "False", "Retained"))
+    (row,) = plugin.json("drain", "status")
+    assert (row["claim"], row["state"]) == ("data-orders-1", "Retained")
+    assert row["message"] == "storage.onScaleDown is Retain; scale up to use it again"
+
+    assert cluster.request("DELETE", path(namespace, "orders"))[0] == 200
+    cluster.until("it is gone", lambda: cluster.get(path(namespace, "orders")) is None)
+    for claim in plugin.json("reap", "--dry-run"):
+        assert claim["would"] == "keep"
+        assert claim["why"].startswith("its RequeueQueue is gone; a new one named orders takes it up")
+    assert "No RequeueQueues in the namespace" in plugin("status").stderr
+
+
+def test_what_is_wrong_is_told_with_what_would_be_right(
+    cluster: ControlPlane, namespace: str, plugin: Plugin, tmp_path: Path
+) -> None:
+    assert "there is no RequeueQueue nothing in the namespace" in plugin("status", "nothing", code=5).stderr
+    assert "-n names one namespace" in plugin("status", "-n", "a", "-A", code=2).stderr
+    assert "--context one of its contexts" in plugin("status", "--context", "other", code=3).stderr
+    assert "there is no file /nowhere" in plugin("status", "--kubeconfig", "/nowhere", code=3).stderr
+
+    stranger = Plugin(cluster, namespace, tmp_path / "stranger", user="system:kube-scheduler")
+    told = stranger("status", code=4).stderr
+    assert f"a Role in the namespace {namespace} that is bound to you" in told
+    assert "{apiGroups: [requeue.dev], resources: [requeuequeues], verbs: [list]}" in told
+
+    dead = yaml.safe_load(plugin.kubeconfig.read_text())
+    dead["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    (tmp_path / "dead").write_text(yaml.safe_dump(dead))
+    told = plugin("status", "--kubeconfig", str(tmp_path / "dead"), code=3).stderr
+    assert "the API server cannot be reached" in told
+
+
+def test_every_command_of_its_page_runs(cluster: ControlPlane, namespace: str, plugin: Plugin) -> None:
+    _make(cluster, namespace, 1)
+    assert len(_COMMANDS) > 5
+    for command in _COMMANDS:
+        # Of all namespaces, others may be stalled.
+        plugin.shell(f"{command} || [[ '{command}' == *-A* && $? == 1 ]]")
+
+
+def test_its_page_has_the_exit_codes_of_its_help(plugin: Plugin) -> None:
+    told = re.findall(r"^ +(\d)  ", plugin("status", "--help").stdout, re.M)
+    assert told == re.findall(r"^\| (\d) \|", _PAGE, re.M)
+
+
+def test_without_the_crd_it_says_what_to_install(say: Callable[[str], None], tmp_path: Path) -> None:
+    bare = ControlPlane(control_plane_binary(say), tmp_path / "bare")
+    try:
+        bare.start()
+        told = Plugin(bare, "default", tmp_path / "person", user="admin")("status", code=5).stderr
+        assert "this cluster knows no RequeueQueues: install the CRD" in told
+    finally:
+        bare.stop()

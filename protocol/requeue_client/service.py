@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
 from nats.aio.msg import Msg
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from requeue_protocol.admin import (
     COUNT,
     AdminAnswer,
@@ -22,12 +22,14 @@ from requeue_protocol.admin import (
     CountRequest,
 )
 from requeue_protocol.changes import PAUSE, RESUME, PauseAnswer, PauseRequest, ResumeRequest
+from requeue_protocol.dead_letters import pack, unpack
 
 from requeue_client.admin import refusal_of
 from requeue_client.client import RequeueClient
 from requeue_client.errors import NotConnected, NoWorker, UnexpectedReply
 
 QUIET_S: Final = 0.25  #: after the last answer; a worker that is slower than this is asked by its id
+_MOST_BYTES: Final = 256 << 20  #: of an answer, decompressed
 
 A = TypeVar("A", bound=AdminAnswer)
 
@@ -39,6 +41,21 @@ class AdminClient:
         self._client = client
         self._instance = instance
         self._timeout_s = timeout_s
+
+    @property
+    def instance(self) -> str | None:
+        """The one that is asked; None: all."""
+        return self._instance
+
+    @property
+    def everybody(self) -> AdminClient:
+        """The same, asking all instances."""
+        return AdminClient(self._client, timeout_s=self._timeout_s)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that a message may have on this server."""
+        return int(self._client.nc.max_payload)
 
     async def ask(self, subject: AdminSubject, request: AdminRequest, answer: type[A]) -> list[A]:
         """One answer of each instance (of the one that was named), by instance.
@@ -69,6 +86,18 @@ class AdminClient:
         [msg] = await self._collect(subject.one(instance), request, 1)
         return _read(subject.one(instance), msg, answer)
 
+    async def pages_of(
+        self, instance: str, subject: AdminSubject, request: AdminRequest, answer: type[A]
+    ) -> AsyncIterator[A]:
+        """All pages of this instance. Raises as `ask`."""
+        following: str | None = ""
+        while following is not None:
+            page = await self.ask_one(
+                instance, subject, request.model_copy(update={"after": following}), answer
+            )
+            yield page
+            following = getattr(page, "next", None)
+
     async def count(self, request: CountRequest) -> dict[str, int]:
         """How many messages each instance has that the filter means. Raises as `ask`."""
         counts: Counter[str] = Counter()
@@ -97,7 +126,8 @@ class AdminClient:
         answers: list[Msg] = []
         deadline_s = time.monotonic() + self._timeout_s
         try:
-            await self._client.nc.publish(subject, _body(request), reply)
+            body = pack(_body(request), self.max_payload)
+            await self._client.nc.publish(subject, body, reply)
             while (left_s := deadline_s - time.monotonic()) > 0 and len(answers) != most:
                 wait_s = min(left_s, QUIET_S) if answers else left_s
                 answers.append(await asyncio.wait_for(arrived.get(), wait_s))
@@ -125,8 +155,8 @@ def _read(subject: str, msg: Msg, answer: type[A]) -> A:
     if refusal is not None:
         raise refusal
     try:
-        return answer.model_validate_json(msg.data)
-    except ValidationError:
+        return answer.model_validate_json(unpack(msg.data, _MOST_BYTES))
+    except ValueError:
         raise UnexpectedReply(
             f"{msg.data[:80]!r} is no answer of a worker; see who else listens on {subject}"
         ) from None

@@ -36,6 +36,7 @@ from requeue_worker.headroom import Headroom
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
 from requeue_worker.micro.browse import Browse
+from requeue_worker.micro.dead import DeadEndpoints
 from requeue_worker.micro.endpoints import endpoints
 from requeue_worker.micro.overview import Overview
 from requeue_worker.micro.pauses import Pauses
@@ -245,6 +246,16 @@ class Worker:
             self._clock,
             has_room=lambda: not self._headroom.full,
         )
+        self._dead = DeadEndpoints(
+            self._store,
+            committer,
+            self._registry,
+            self._dead_letters,
+            settings.instance_id,
+            self._clock,
+            max_payload=lambda: broker.max_payload,
+            has_room=lambda: not self._headroom.full,
+        )
         self._service = self._make_service(settings)
         self._reaper = Reaper(
             settings,
@@ -300,7 +311,7 @@ class Worker:
             settings.fleet,
             release,
             started,
-            endpoints(overview, browse, self._admin, self._redrives, pauses),
+            endpoints(overview, browse, self._admin, self._redrives, self._dead, pauses),
             read_only=settings.admin.read_only,
         )
 

@@ -61,13 +61,7 @@ def revive(key: bytes, value: bytes, *, queue_ttl_ns: int, now_ns: int, subject:
 
 def _readdressed(record: Record, extras: Extras, subject: bytes, ttl_ns: int, deadline_ns: int) -> bytes:
     """A plain message to another subject. Retries, delay and backoff stand in the HEAD, whatever its headers say."""
-    kept = _READDRESSED.sub(b"", record.headers)[:-2] if record.headers_len else b"NATS/1.0\r\n"
-    headers = kept + b"%b: %b\r\n%b: %b\r\n\r\n" % (
-        SUBJECT.encode(),
-        subject,
-        TTL.encode(),
-        format_duration(min(ttl_ns, MAX_TIME_NS)).encode(),
-    )
+    headers, subject_at = addressed(record.headers, subject, ttl_ns)
     raw_extras = extras.encode()
     head = HEAD.pack(
         RECORD_VERSION,
@@ -77,7 +71,7 @@ def _readdressed(record: Record, extras: Extras, subject: bytes, ttl_ns: int, de
         len(subject),
         len(raw_extras),
         len(headers),
-        len(kept) + len(SUBJECT) + 2,
+        subject_at,
         len(headers),
         record.payload_len,
         record.retries,
@@ -86,3 +80,12 @@ def _readdressed(record: Record, extras: Extras, subject: bytes, ttl_ns: int, de
         deadline_ns,
     )
     return head + raw_extras + headers + record.payload
+
+
+def addressed(block: bytes, subject: bytes, ttl_ns: int | None) -> tuple[bytes, int]:
+    """A header block with this subject and TTL instead of what it says of them, and where the subject stands in it."""
+    kept = _READDRESSED.sub(b"", block)[:-2] if block else b"NATS/1.0\r\n"
+    lines = b"%b: %b\r\n" % (SUBJECT.encode(), subject)
+    if ttl_ns is not None:
+        lines += b"%b: %b\r\n" % (TTL.encode(), format_duration(min(ttl_ns, MAX_TIME_NS)).encode())
+    return kept + lines + b"\r\n", len(kept) + len(SUBJECT) + 2

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from requeue_client.commands.browse import list_messages, show
+from requeue_client.commands.dead_files import delete, export, import_letters
 from requeue_client.commands.filters import checked, filter_fields, filter_options
 from requeue_client.commands.output import (
     EXIT_CODES,
@@ -56,10 +57,11 @@ _JOB_COLUMNS: Final = (
 
 @click.group()
 def dead() -> None:
-    """Dead letters: list, show, redrive."""
+    """Dead letters: look at them, redrive, delete, export and import them."""
 
 
-dead.add_command(show)
+for _command in (show, delete, export, import_letters):
+    dead.add_command(_command)
 
 
 @dead.command("list", epilog=EXIT_CODES)

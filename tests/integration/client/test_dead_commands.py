@@ -205,3 +205,76 @@ def _start(server: NatsServer, *args: str, **pipes: Any) -> subprocess.Popen[byt
         **pipes,
     }
     return subprocess.Popen([command, *args, "--server", server.url], **pipes)
+
+
+# -- delete, export, import ----------------------------------------------------------------------------------------
+
+
+async def test_what_is_deleted_with_an_export_comes_back_by_an_import_once(
+    nats_server: NatsServer, workers: list[WorkerProcess], nc: Client, tmp_path: Path
+) -> None:
+    file = tmp_path / "mail.jsonl"
+    before = await shown(nats_server, "dead", "list", "mail")
+    counted = await shown(nats_server, "dead", "delete", "mail", "--dry-run")
+    assert sum(row["messages"] for row in counted) == DEAD
+    asked = await run("dead", "delete", "mail", "--server", nats_server.url)
+    assert (asked.returncode, b"Delete 40 dead letters for good? Say --yes" in asked.stderr) == (2, True)
+    rows = await shown(nats_server, "dead", "delete", "mail", "--export", str(file), "--yes")
+    assert [row["instance"] for row in rows] == ["worker-0", "worker.1"]
+    assert sum(row["deleted"] for row in rows) == DEAD
+    assert [row["subject"] for row in await shown(nats_server, "dead", "list")] == ["orders.new"]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {line["id"] for line in lines} == {row["id"] for row in before}
+
+    assert await shown(nats_server, "dead", "import", str(file)) == [
+        {"imported": DEAD, "known": 0, "refused": 0}
+    ]
+    assert await shown(nats_server, "dead", "import", str(file)) == [
+        {"imported": 0, "known": DEAD, "refused": 0}
+    ]
+    await shown(nats_server, "dead", "import", str(file), "--instance", "worker.1")
+    after = {row["id"]: row for row in await shown(nats_server, "dead", "list", "mail", "--limit", "0")}
+    assert after.keys() == {row["id"] for row in before}
+    handled = await Handled.listen(nc, "mail.out")
+    await shown(nats_server, "dead", "redrive", "mail", "--yes")
+    await until(lambda: len(handled.payloads) == DEAD)
+    assert sorted(handled.payloads) == sorted(b"%d" % number for number in range(DEAD))
+
+
+async def test_a_file_with_bad_lines_is_told_line_by_line_and_the_others_are_imported(
+    nats_server: NatsServer, workers: list[WorkerProcess], tmp_path: Path
+) -> None:
+    file = tmp_path / "mail.jsonl"
+    done = await run("dead", "export", "mail", "--to", str(file), "--server", nats_server.url)
+    assert (done.returncode, done.stderr) == (0, b"exported: 40\n")
+    printed = await run("dead", "export", "mail", "--server", nats_server.url)
+    assert sorted(printed.stdout.splitlines()) == sorted(file.read_bytes().splitlines())
+    again = await run("dead", "export", "mail", "--to", str(file), "--server", nats_server.url)
+    assert (again.returncode, b"there already" in again.stderr) == (2, True)
+    assert len(await shown(nats_server, "dead", "list", "mail")) == DEAD
+    await shown(nats_server, "dead", "delete", "mail", "--yes")
+
+    lines = file.read_text().splitlines()
+    lines[3] = "no JSON"
+    lines[7] = lines[7].replace('"subject":"mail.out"', '"subject":"_INBOX.a"')
+    lines[-1] = lines[-1][:100]
+    lines.insert(5, "")
+    file.write_text("\n".join(lines))
+    done = await run("dead", "import", str(file), "-o", "json", "--server", nats_server.url)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == [{"imported": DEAD - 3, "known": 0, "refused": 3}]
+    told = done.stderr.decode().splitlines()
+    assert [line.partition(": ")[2].partition(": ")[0] for line in told] == ["line 4", "line 9", "line 41"]
+    assert "Invalid JSON" in told[0]
+    assert "_INBOX.> is denied" in told[1]
+
+
+async def test_an_import_of_what_is_dead_on_another_worker_makes_no_second_one(
+    nats_server: NatsServer, workers: list[WorkerProcess], tmp_path: Path
+) -> None:
+    file = tmp_path / "all.jsonl"
+    await run("dead", "export", "--to", str(file), "--server", nats_server.url)
+    [row] = await shown(nats_server, "dead", "import", str(file))
+    assert row == {"imported": 0, "known": DEAD + 1, "refused": 0}
+    [row] = await shown(nats_server, "dead", "import", str(file))
+    assert len(await shown(nats_server, "dead", "list", "--limit", "0")) == DEAD + 1

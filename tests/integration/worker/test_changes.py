@@ -14,7 +14,7 @@ from requeue_protocol.changes import UNTIL_RESUMED
 from tests.integration.worker.support import HOUR, Handler, StartWorker, ask
 from tests.servers import until
 
-LOOKS = {"instances", "queues", "stats", "list", "count", "get", "jobs"}
+LOOKS = {"instances", "queues", "stats", "list", "count", "get", "jobs", "dead-export", "dead-known"}
 
 
 # -- admin.read_only ---------------------------------------------------------------------------------------------

@@ -76,7 +76,17 @@ async def test_info_describes_each_endpoint_and_its_subject_answers_what_its_sch
     by_name = {endpoint["name"]: endpoint for endpoint in info["endpoints"]}
     assert {name for name in by_name if not name.endswith("-one")} == {
         *("instances", "queues", "stats", "list", "count", "get", "cancel", "reschedule"),
-        *("pause", "resume", "redrive", "jobs", "cancel-job"),
+        *(
+            "pause",
+            "resume",
+            "redrive",
+            "jobs",
+            "cancel-job",
+            "dead-delete",
+            "dead-export",
+            "dead-known",
+            "dead-import",
+        ),
     }
     for name, endpoint in by_name.items():
         schemas = {key: json.loads(schema) for key, schema in endpoint["metadata"].items()}

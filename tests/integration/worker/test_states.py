@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from nats.aio.client import Client
 from requeue_client.client import RequeueClient
@@ -157,3 +159,15 @@ async def test_edge_m_a_redriven_dead_letter_is_pending_under_its_id(start: Star
     await until(worker.pending)
     [pending] = worker.pending()
     assert (pending.id, pending.record.attempts, worker.dead()) == (letter.id, 0, [])
+
+
+async def test_edge_n_an_imported_dead_letter_is_dead_as_it_was(start: StartWorker, nc: Client) -> None:
+    worker = await start()
+    await worker.publish_plain("jobs.n", b"payload", {"Requeue-Retries": "1"})
+    before = await worker.one_dead()
+    page = json.loads((await nc.request("_requeue.admin.dead-export", b"", timeout=20)).data)
+    await nc.request("_requeue.admin.dead-delete", b"", timeout=20)
+    assert worker.dead() == []
+    letters = json.dumps({"letters": page["letters"]}).encode()
+    await nc.request("_requeue.admin.dead-import", letters, timeout=20)
+    assert worker.dead() == [before]

@@ -30,6 +30,20 @@ from requeue_protocol.admin import (
     StatsRequest,
 )
 from requeue_protocol.changes import PAUSE, RESUME, PauseAnswer, PauseRequest, ResumeRequest
+from requeue_protocol.dead_letters import (
+    DEAD_DELETE,
+    DEAD_EXPORT,
+    DEAD_IMPORT,
+    DEAD_KNOWN,
+    DeadDeleteAnswer,
+    DeadDeleteRequest,
+    DeadExportAnswer,
+    DeadExportRequest,
+    DeadImportAnswer,
+    DeadImportRequest,
+    DeadKnownAnswer,
+    DeadKnownRequest,
+)
 from requeue_protocol.redrive import (
     CANCEL_JOB,
     JOBS,
@@ -42,6 +56,7 @@ from requeue_protocol.redrive import (
 )
 from requeue_worker.admin import CANCEL, RESCHEDULE, Admin
 from requeue_worker.micro.browse import Browse
+from requeue_worker.micro.dead import DeadEndpoints
 from requeue_worker.micro.overview import Overview
 from requeue_worker.micro.pauses import Pauses
 from requeue_worker.micro.redrive import Redrives
@@ -49,7 +64,12 @@ from requeue_worker.micro.service import Endpoint
 
 
 def endpoints(
-    overview: Overview, browse: Browse, admin: Admin, redrives: Redrives, pauses: Pauses
+    overview: Overview,
+    browse: Browse,
+    admin: Admin,
+    redrives: Redrives,
+    dead: DeadEndpoints,
+    pauses: Pauses,
 ) -> list[Endpoint[Any]]:
     """All of them."""
     by_id = admin.endpoints
@@ -74,4 +94,8 @@ def endpoints(
         Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive, changes=True),
         Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs, changes=False),
         Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel, changes=True),
+        Endpoint(DEAD_DELETE, DeadDeleteRequest, DeadDeleteAnswer, dead.delete, changes=True),
+        Endpoint(DEAD_EXPORT, DeadExportRequest, DeadExportAnswer, None, dead.export, changes=False),
+        Endpoint(DEAD_KNOWN, DeadKnownRequest, DeadKnownAnswer, dead.known, changes=False),
+        Endpoint(DEAD_IMPORT, DeadImportRequest, DeadImportAnswer, None, dead.import_letters, changes=True),
     ]

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -38,6 +38,8 @@ _PLURALS: Final = {
     "PersistentVolumeClaim": "persistentvolumeclaims",
     "Pod": "pods",
     "Job": "jobs",
+    "Event": "events",
+    "Deployment": "deployments",
 }
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
@@ -235,24 +237,55 @@ class Kube:
         self, method: str, path: str, query: dict[str, str] | None, body: Manifest | None, content_type: str
     ) -> tuple[int, bytes, float]:
         """Status, content, and the seconds to wait if it was throttled."""
-        client = self._client
         try:
-            _, url, headers, sent, _ = await client.param_serialize(
-                method,
-                path,
-                query_params=list((query or {}).items()),
-                header_params={"Content-Type": content_type, "Accept": "application/json"},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await client.rest_client.request(
-                method, url, headers=headers, body=sent, _request_timeout=_TIMEOUT_S
-            )
+            headers = {"Content-Type": content_type, "Accept": "application/json"}
+            response = await self._request(method, path, query, body, headers, _TIMEOUT_S)
             content = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self._note(method, 0)
             raise KubeError(0, f"the API server cannot be reached: {error}") from error
         return response.status, content, _retry_after_s(response.headers.get("Retry-After"))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Manifest | None,
+        headers: dict[str, str],
+        timeout_s: float | aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        client = self._client
+        _, url, headers, sent, _ = await client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await client.rest_client.request(
+            method, url, headers=headers, body=sent, _request_timeout=timeout_s
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    async def stream(self, path: str, query: dict[str, str]) -> AsyncIterator[bytes]:
+        """The text at this path in parts, as long as it goes on; each takes `_TIMEOUT_S` at most unless it is followed.
+
+        Raises KubeError, with status 404 for what is not there.
+        """
+        part_s = None if "follow" in query else _TIMEOUT_S
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=part_s)
+        try:
+            async with await self._request("GET", path, query, None, {"Accept": "*/*"}, timeout) as response:
+                if response.status != 200:
+                    _decoded(response.status, await response.read())
+                    raise KubeError(response.status, f"nothing at {path}")
+                async for part in response.content.iter_any():
+                    yield part
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise KubeError(0, f"the API server cannot be reached: {error}") from error
 
 
 def _retry_after_s(header: str | None) -> float:

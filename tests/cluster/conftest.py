@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.build import BUILD_TIMEOUT_S, control_plane_binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operating import OPERATOR, SOME_NAMESPACES, Operator
-from tests.cluster.plugin import PERSON
+from tests.cluster.plugin import PERSON, VIEWER
 from tests.cluster.rights import PLUGIN, cluster_rights
 
 _CRDS = Path(__file__).parents[2] / "crds"
@@ -44,6 +44,7 @@ def cluster(say: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory
         plane.add_user(OPERATOR, groups="")
         plane.add_user(SOME_NAMESPACES, groups="")
         plane.add_user(PERSON, groups="")
+        plane.add_user(VIEWER, groups="")
         plane.start(_CRDS)
         plane.kubectl("apply", "-f", "-", stdin=cluster_rights(OPERATOR))
         plane.kubectl("apply", "-f", "-", stdin=cluster_rights(PERSON, PLUGIN))

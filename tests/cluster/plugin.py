@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,31 @@ from requeue_client.local import find_executable
 
 from tests.cluster.control_plane import ControlPlane
 
-PERSON = "somebody"
-"""The user that it logs in as."""
+PERSON, VIEWER = "somebody", "viewer"
+"""Users that it logs in as: with the rights of its page, and with none until a test gives some."""
 
 
 class Plugin:
-    """`kubectl requeue ...` on one namespace of the control plane."""
+    """`kubectl requeue ...` with a home of its own, whose context is one namespace."""
 
-    def __init__(self, cluster: ControlPlane, namespace: str, directory: Path, user: str = PERSON) -> None:
+    @classmethod
+    def at(cls, cluster: ControlPlane, namespace: str, directory: Path, user: str = PERSON) -> Plugin:
+        """On the control plane."""
+        config = yaml.safe_load(cluster.kubeconfig(user).read_text())
+        return cls(cluster.kubectl_argv, config, namespace, directory)
+
+    def __init__(self, kubectl_argv: list[str], config: Any, namespace: str, directory: Path) -> None:
         self.namespace = namespace
         directory.mkdir(exist_ok=True)
         self.kubeconfig = directory / "kubeconfig"
-        config = yaml.safe_load(cluster.kubeconfig(user).read_text())
         config["contexts"][0]["context"]["namespace"] = namespace
         self.kubeconfig.write_text(yaml.safe_dump(config))
         kubectl = directory / "kubectl"
-        kubectl.write_text(f'#!/bin/sh\nexec {shlex.join(cluster.kubectl_argv)} "$@"\n')
+        kubectl.write_text(f'#!/bin/sh\nexec {shlex.join(kubectl_argv)} "$@"\n')
         kubectl.chmod(0o755)
         own = find_executable("kubectl-requeue", "make install").parent
         self.directory = directory
-        self._environ = {
+        self.environ = {
             "PATH": f"{directory}:{own}:{os.environ['PATH']}",
             "HOME": str(directory),
             "KUBECONFIG": str(self.kubeconfig),
@@ -48,7 +54,7 @@ class Plugin:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.directory,
-            env=self._environ,
+            env=self.environ,
             capture_output=True,
             text=True,
             check=False,
@@ -60,3 +66,16 @@ class Plugin:
     def json(self, *args: str, code: int = 0) -> Any:
         """What it says as JSON."""
         return json.loads(self(*args, "-o", "json", code=code).stdout)
+
+
+def unpacked(file: Path) -> dict[str, str]:
+    """What is in a report, by the path below its one directory."""
+    found = {}
+    with tarfile.open(file) as archive:
+        for entry in archive:
+            content = archive.extractfile(entry)
+            assert content is not None
+            top, _, path = entry.name.partition("/")
+            assert top == file.name.removesuffix(".tar.gz")
+            found[path] = content.read().decode()
+    return found

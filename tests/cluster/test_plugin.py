@@ -21,8 +21,9 @@ from tests.cluster.operating import (
     make_pods_ready,
     patch_spec,
 )
-from tests.cluster.plugin import Plugin
-from tests.cluster.specs import path
+from tests.cluster.plugin import VIEWER, Plugin, unpacked
+from tests.cluster.rights import PLUGIN, cluster_rights
+from tests.cluster.specs import path, requeue_queue
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -32,7 +33,7 @@ _COMMANDS = re.findall(r"^kubectl requeue [^\n#]*", _PAGE, re.M)
 
 @pytest.fixture
 def plugin(cluster: ControlPlane, namespace: str, tmp_path: Path) -> Plugin:
-    return Plugin(cluster, namespace, tmp_path / "person")
+    return Plugin.at(cluster, namespace, tmp_path / "person")
 
 
 def _make(cluster: ControlPlane, namespace: str, replicas: int, **spec: Any) -> None:
@@ -173,7 +174,7 @@ def test_what_is_wrong_is_told_with_what_would_be_right(
     assert "--context one of its contexts" in plugin("status", "--context", "other", code=3).stderr
     assert "there is no file /nowhere" in plugin("status", "--kubeconfig", "/nowhere", code=3).stderr
 
-    stranger = Plugin(cluster, namespace, tmp_path / "stranger", user="system:kube-scheduler")
+    stranger = Plugin.at(cluster, namespace, tmp_path / "stranger", user="system:kube-scheduler")
     told = stranger("status", code=4).stderr
     assert f"a Role in the namespace {namespace} that is bound to you" in told
     assert "{apiGroups: [requeue.dev], resources: [requeuequeues], verbs: [list]}" in told
@@ -188,7 +189,7 @@ def test_what_is_wrong_is_told_with_what_would_be_right(
 def test_every_command_of_its_page_runs(cluster: ControlPlane, namespace: str, plugin: Plugin) -> None:
     _make(cluster, namespace, 1)
     assert len(_COMMANDS) > 5
-    for command in _COMMANDS:
+    for command in (each for each in _COMMANDS if " -f" not in each):
         # Of all namespaces, others may be stalled.
         plugin.shell(f"{command} || [[ '{command}' == *-A* && $? == 1 ]]")
 
@@ -202,7 +203,94 @@ def test_without_the_crd_it_says_what_to_install(say: Callable[[str], None], tmp
     bare = ControlPlane(control_plane_binary(say), tmp_path / "bare")
     try:
         bare.start()
-        told = Plugin(bare, "default", tmp_path / "person", user="admin")("status", code=5).stderr
+        told = Plugin.at(bare, "default", tmp_path / "person", user="admin")("status", code=5).stderr
         assert "this cluster knows no RequeueQueues: install the CRD" in told
     finally:
         bare.stop()
+
+
+def test_a_report_has_what_helps_and_no_secret_that_somebody_wrote_anywhere(
+    cluster: ControlPlane, namespace: str, plugin: Plugin
+) -> None:
+    hidden = "hunter2hunter2"
+    cluster.kubectl("-n", namespace, "create", "secret", "generic", "creds", f"--from-literal=token={hidden}")
+    queue = requeue_queue(
+        replicas=2,
+        nats={"credentials": {"token": {"secretName": "creds", "key": "token"}}},
+        podTemplate={
+            "metadata": {"annotations": {"note": hidden}},
+            "spec": {"containers": [{"name": "worker", "env": [{"name": "KEY", "value": hidden}]}]},
+        },
+    )
+    # Applied by kubectl, it has all of it in an annotation once more.
+    cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(queue))
+    make_pods_ready(cluster, namespace, 2)
+    assert hidden in cluster.kubectl("-n", namespace, "get", "rq,sts,pod", "-o", "yaml").stdout
+
+    said = plugin("report", "orders", "--file", "here.tar.gz").stdout
+    assert said.startswith("here.tar.gz: ")
+    files = unpacked(plugin.directory / "here.tar.gz")
+    assert not [path for path, content in files.items() if hidden in content]
+    about = yaml.safe_load(files["about.yaml"])
+    assert about["requeuequeues"] == [f"{namespace}/orders"]
+    assert about["nats-requeue"]
+    # Nobody runs pods here: that there are no logs and no metrics is told, for each.
+    assert {
+        f"{namespace}/orders/{each}"
+        for each in ("logs/orders-0.log", "logs/orders-1.log", "workers/orders-0/metrics.txt")
+    } <= about["missing"].keys()
+    assert "gitVersion" in files["kubernetes.yaml"]
+    (live,) = yaml.safe_load(files[f"{namespace}/requeuequeues.yaml"])
+    assert live["spec"]["nats"] == queue["spec"]["nats"]
+    assert [each["metadata"]["name"] for each in yaml.safe_load(files[f"{namespace}/orders/pods.yaml"])] == [
+        "orders-0",
+        "orders-1",
+    ]
+    assert {each["claim"] for each in yaml.safe_load(files[f"{namespace}/orders/volumes.yaml"])} == {
+        "data-orders-0",
+        "data-orders-1",
+    }
+    assert "is there already" in plugin("report", "--file", "here.tar.gz", code=2).stderr
+
+
+def test_a_report_says_which_rights_it_lacked(
+    cluster: ControlPlane, namespace: str, plugin: Plugin, tmp_path: Path
+) -> None:
+    create_queue(cluster, namespace)
+    # With the cluster's own role `view` and what the chart adds to it.
+    add = [{"apiGroups": ["requeue.dev"], "resources": ["requeuequeues"], "verbs": ["get", "list"]}]
+    cluster.kubectl("apply", "-f", "-", stdin=cluster_rights(VIEWER, add))
+    cluster.kubectl(
+        "-n", namespace, "create", "rolebinding", "view", "--clusterrole=view", f"--user={VIEWER}"
+    )
+    viewer = Plugin.at(cluster, namespace, tmp_path / "viewer", user=VIEWER)
+    make_pods_ready(cluster, namespace, 1)
+    viewer("status", "orders")
+    viewer("reap", "--dry-run")
+    viewer("report", "--file", "here.tar.gz")
+    missing = yaml.safe_load(unpacked(viewer.directory / "here.tar.gz")["about.yaml"])["missing"]
+    metrics = missing[f"{namespace}/orders/workers/orders-0/metrics.txt"]
+    assert '{apiGroups: [""], resources: [pods/proxy], verbs: [get]}' in metrics
+
+
+def test_logs_of_pods_that_do_not_run_are_no_error_and_operators_are_looked_for(
+    cluster: ControlPlane, namespace: str, plugin: Plugin
+) -> None:
+    create_queue(cluster, namespace)
+    make_pods_ready(cluster, namespace, 1)
+    done = plugin("logs", "--tail", "3", "--since", "1h")
+    assert done.stdout == ""
+    assert "note: orders-0 has no log to show" in done.stderr
+    assert "No pods to show logs of." in plugin("logs", "--of", "drains").stderr
+    assert "--since" in plugin("logs", "--since", "soon", code=2).stderr
+
+
+def test_following_ends_with_the_rule_that_is_missing(
+    cluster: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    create_queue(cluster, namespace)
+    make_pods_ready(cluster, namespace, 1)
+    rules = [rule for rule in PLUGIN if rule["resources"] != ["pods/log"]]
+    cluster.kubectl("apply", "-f", "-", stdin=cluster_rights(VIEWER, rules))
+    told = Plugin.at(cluster, namespace, tmp_path / "viewer", user=VIEWER)("logs", "-f", code=4).stderr
+    assert '{apiGroups: [""], resources: [pods/log], verbs: [get]}' in told

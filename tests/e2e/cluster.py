@@ -52,6 +52,11 @@ class Cluster:
         assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stdout}{done.stderr}"
         return done
 
+    @property
+    def kubectl_argv(self) -> list[str]:
+        """The real kubectl, for whoever brings a kubeconfig."""
+        return list(self._kubectl)
+
     def helm(self, *args: str) -> str:
         """Run the real helm. Raises AssertionError with what it said."""
         done = self._helm(*args, f"--kubeconfig={self.kubeconfig}")

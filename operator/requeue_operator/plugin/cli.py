@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
+from requeue_protocol.durations import NS_PER_S, parse_duration
 
+from requeue_operator.plugin import logs as logs_of
 from requeue_operator.plugin import overview, volumes
+from requeue_operator.plugin.bundle import collect
 from requeue_operator.plugin.errors import NEEDS_A_HAND
 from requeue_operator.plugin.look import Fleet, find, fleets, look_around
 from requeue_operator.plugin.options import EXIT_CODES, Asked, output_option, run, where_options
@@ -105,6 +109,87 @@ def reap(name: str | None, dry_run: bool, **options: Any) -> None:
         return 0
 
     run(_for_one(name, options), do)
+
+
+@main.command("logs", short_help="Logs of the workers, of drains and of the operator.", epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on, with pods that come later too.")
+@click.option("--since", metavar="SPAN", help="Only what is newer than this: 30s, 10m, 1h30m.")
+@click.option(
+    "--tail", type=click.IntRange(min=-1), default=-1, help="Only so many lines of each. Default: all."
+)
+@click.option("-p", "--previous", is_flag=True, help="Of the containers before their last restart.")
+@click.option(
+    "--of",
+    "roles",
+    type=click.Choice(logs_of.ROLES),
+    multiple=True,
+    help="Only these. Repeat it. Default: all.",
+)
+@click.option(
+    "--operator-namespace", metavar="NS", help="Where the operator runs. Default: wherever one is found."
+)
+@where_options
+def logs(name: str | None, **options: Any) -> None:
+    """Show what the pods of one RequeueQueue say, or of all in the namespace, and the operator.
+
+    Each line has its pod before it. Containers that are not of nats-requeue are left out.
+    """
+    window = logs_of.Window(
+        options["follow"], _seconds(options["since"]), options["tail"], options["previous"]
+    )
+    if window.follow and window.previous:
+        raise click.UsageError("what ended is not followed: give --follow or --previous")
+    roles = frozenset(options["roles"] or logs_of.ROLES)
+
+    async def do(asked: Asked) -> int:
+        wanted = logs_of.Wanted(asked.namespace, name, roles, options["operator_namespace"])
+        if window.follow:
+            await logs_of.follow(asked.kube, wanted, window)
+        elif not await logs_of.show(asked.kube, wanted, window):
+            click.echo("No pods to show logs of.", err=True)
+        return 0
+
+    run(_for_one(name, options), do)
+
+
+@main.command(short_help="A support bundle, without payloads and secrets.", epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@click.option("--file", metavar="FILE", help="Where to. Default: requeue-report-TIME.tar.gz.")
+@click.option(
+    "--tail", type=click.IntRange(min=1), default=2000, show_default=True, help="Lines of each log."
+)
+@click.option(
+    "--operator-namespace", metavar="NS", help="Where the operator runs. Default: wherever one is found."
+)
+@where_options
+def report(name: str | None, file: str | None, tail: int, **options: Any) -> None:
+    """Collect what somebody needs who is to help: resources, events, logs, metrics, versions.
+
+    Secrets are not read, and what may be one is left out. Look into it before you send it.
+    """
+    path = Path(file or f"requeue-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar.gz")
+    if path.exists():
+        raise click.UsageError(f"{path} is there already: name another file")
+
+    async def do(asked: Asked) -> int:
+        bundle = await collect(asked.kube, asked.namespace, name, tail, options["operator_namespace"])
+        bundle.write(path)
+        click.echo(
+            f"{path}: {len(bundle.files)} files, {len(bundle.missing)} could not be read (about.yaml says why)"
+        )
+        return 0
+
+    run(_for_one(name, options), do)
+
+
+def _seconds(since: str | None) -> int | None:
+    if since is None:
+        return None
+    try:
+        return max(-(-parse_duration(since) // NS_PER_S), 1)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
 
 
 async def _fleets(asked: Asked, name: str | None) -> list[Fleet]:

@@ -279,6 +279,8 @@ class Kube:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_S, sock_read=part_s)
         try:
             async with await self._request("GET", path, query, None, {"Accept": "*/*"}, timeout) as response:
+                if response.status == 204:
+                    raise KubeError(204, "there is nothing yet: it does not run")
                 if response.status != 200:
                     _decoded(response.status, await response.read())
                     raise KubeError(response.status, f"nothing at {path}")

@@ -119,6 +119,7 @@ def test_reap_says_what_the_operator_does_next_and_why_it_does_not(
     )
     cluster.until("it is told", lambda: has_condition(cluster, namespace, "Drained", "False", "NoSurvivor"))
     cluster.until("one is gone", lambda: "data-orders-1" not in claims(cluster, namespace))
+    assert "NoSurvivor" in plugin("status", "orders", code=1).stdout
     told = plugin("drain", "status", code=1).stdout
     assert re.search(r"data-orders-2 +Failed .*NoSurvivor: ", told)
     failed = _by_claim(plugin.json("reap", "--dry-run"))["data-orders-2"]
@@ -195,7 +196,9 @@ def test_every_command_of_its_page_runs(cluster: ControlPlane, namespace: str, p
 
 
 def test_its_page_has_the_exit_codes_of_its_help(plugin: Plugin) -> None:
-    told = re.findall(r"^ +(\d)  ", plugin("status", "--help").stdout, re.M)
+    said = plugin("status", "--help").stdout
+    assert said.startswith("Usage: kubectl requeue status ")
+    told = re.findall(r"^ +(\d)  ", said, re.M)
     assert told == re.findall(r"^\| (\d) \|", _PAGE, re.M)
 
 
@@ -250,7 +253,9 @@ def test_a_report_has_what_helps_and_no_secret_that_somebody_wrote_anywhere(
         "data-orders-0",
         "data-orders-1",
     }
+    assert (plugin.directory / "here.tar.gz").stat().st_mode & 0o777 == 0o600
     assert "is there already" in plugin("report", "--file", "here.tar.gz", code=2).stderr
+    assert "can't be made" in plugin("report", "--file", "/nowhere/here.tar.gz", code=2).stderr
 
 
 def test_a_report_says_which_rights_it_lacked(
@@ -280,7 +285,7 @@ def test_logs_of_pods_that_do_not_run_are_no_error_and_operators_are_looked_for(
     make_pods_ready(cluster, namespace, 1)
     done = plugin("logs", "--tail", "3", "--since", "1h")
     assert done.stdout == ""
-    assert "note: orders-0 has no log to show" in done.stderr
+    assert "note: orders-0 has no log to show: there is nothing yet: it does not run" in done.stderr
     assert "No pods to show logs of." in plugin("logs", "--of", "drains").stderr
     assert "--since" in plugin("logs", "--since", "soon", code=2).stderr
 

@@ -98,6 +98,8 @@ async def test_a_report_has_logs_and_metrics_and_neither_payloads_nor_secrets(
     assert "ready" in files[f"{place}/logs/orders-0.log"]
     assert "requeue_pending_messages" in files[f"{place}/workers/orders-0/metrics.txt"]
     assert any(path.startswith("operator/logs/") and content for path, content in files.items())
+    (numbers,) = (content for path, content in files.items() if path.startswith("operator/metrics/"))
+    assert "requeue_operator_reconciles_total" in numbers
     for path, content in files.items():
         assert _PAYLOAD.decode() not in content, path
         assert _SECRET not in content, path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import time
 from collections.abc import Awaitable
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import yaml
 
@@ -60,7 +61,12 @@ class Bundle:
     def write(self, file: Path) -> None:
         """A tar.gz, of one directory named as the file is."""
         top = file.name.removesuffix(".tar.gz")
-        with tarfile.open(file, "x:gz") as archive:
+        # For its owner alone: somebody has to look into it before it goes to others.
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+            self._pack(opened, top)
+
+    def _pack(self, opened: IO[bytes], top: str) -> None:
+        with tarfile.open(fileobj=opened, mode="w:gz") as archive:
             for path, said in sorted(self.files.items()):
                 content = said.encode()
                 entry = tarfile.TarInfo(f"{top}/{path}")
@@ -143,6 +149,10 @@ async def _of_operator(
     bundle.add("operator/pods.yaml", pods)
     for pod in pods:
         await _logs(bundle, kube, source_of(pod, "operator"), "operator/logs", tail)
+        at = (
+            f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{name_of(pod)}:{HTTP_PORT}/proxy/metrics"
+        )
+        await bundle.read(f"operator/metrics/{name_of(pod)}.txt", _text(kube, at))
 
 
 async def _logs(bundle: Bundle, kube: Kube, source: Source, place: str, tail: int) -> None:

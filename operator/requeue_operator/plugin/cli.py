@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from requeue_protocol.durations import NS_PER_S, parse_duration
 from requeue_operator.plugin import logs as logs_of
 from requeue_operator.plugin import overview, volumes
 from requeue_operator.plugin.bundle import collect
-from requeue_operator.plugin.errors import NEEDS_A_HAND
+from requeue_operator.plugin.errors import NEEDS_A_HAND, USAGE, PluginError
 from requeue_operator.plugin.look import Fleet, find, fleets, look_around
 from requeue_operator.plugin.options import EXIT_CODES, Asked, output_option, run, where_options
 from requeue_operator.plugin.output import Row, age, dump, table
@@ -21,12 +22,12 @@ from requeue_operator.plugin.output import Row, age, dump, table
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES
 )
-@click.version_option(package_name="nats-requeue", prog_name="kubectl requeue")
-def main() -> None:
+@click.version_option(package_name="nats-requeue")
+def commands() -> None:
     """Looks at RequeueQueues and what belongs to them. Changes nothing in the cluster."""
 
 
-@main.command(short_help="Conditions, workers, volumes and backlog.", epilog=EXIT_CODES)
+@commands.command(short_help="Conditions, workers, volumes and backlog.", epilog=EXIT_CODES)
 @click.argument("name", required=False)
 @where_options
 @output_option
@@ -47,7 +48,7 @@ def status(name: str | None, **options: Any) -> None:
     run(_for_one(name, options), do)
 
 
-@main.group()
+@commands.group()
 def drain() -> None:
     """Volumes whose pods were scaled away."""
 
@@ -76,7 +77,7 @@ def drain_status(name: str | None, **options: Any) -> None:
     run(_for_one(name, options), do)
 
 
-@main.command(short_help="What the operator would do with each volume, and why.", epilog=EXIT_CODES)
+@commands.command(short_help="What the operator would do with each volume, and why.", epilog=EXIT_CODES)
 @click.argument("name", required=False)
 @click.option("--dry-run", is_flag=True, help="Needed: this command never deletes anything.")
 @where_options
@@ -111,7 +112,7 @@ def reap(name: str | None, dry_run: bool, **options: Any) -> None:
     run(_for_one(name, options), do)
 
 
-@main.command("logs", short_help="Logs of the workers, of drains and of the operator.", epilog=EXIT_CODES)
+@commands.command("logs", short_help="Logs of the workers, of drains and of the operator.", epilog=EXIT_CODES)
 @click.argument("name", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on, with pods that come later too.")
 @click.option("--since", metavar="SPAN", help="Only what is newer than this: 30s, 10m, 1h30m.")
@@ -153,7 +154,7 @@ def logs(name: str | None, **options: Any) -> None:
     run(_for_one(name, options), do)
 
 
-@main.command(short_help="A support bundle, without payloads and secrets.", epilog=EXIT_CODES)
+@commands.command(short_help="A support bundle, without payloads and secrets.", epilog=EXIT_CODES)
 @click.argument("name", required=False)
 @click.option("--file", metavar="FILE", help="Where to. Default: requeue-report-TIME.tar.gz.")
 @click.option(
@@ -169,18 +170,22 @@ def report(name: str | None, file: str | None, tail: int, **options: Any) -> Non
     Secrets are not read, and what may be one is left out. Look into it before you send it.
     """
     path = Path(file or f"requeue-report-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar.gz")
-    if path.exists():
-        raise click.UsageError(f"{path} is there already: name another file")
+    options = _for_one(name, options)
 
     async def do(asked: Asked) -> int:
         bundle = await collect(asked.kube, asked.namespace, name, tail, options["operator_namespace"])
-        bundle.write(path)
+        try:
+            bundle.write(path)
+        except OSError as error:
+            raise PluginError(USAGE, f"{path} can't be written: {error.strerror}") from None
         click.echo(
             f"{path}: {len(bundle.files)} files, {len(bundle.missing)} could not be read (about.yaml says why)"
         )
         return 0
 
-    run(_for_one(name, options), do)
+    if path.exists() or not os.access(path.parent, os.W_OK):
+        raise click.UsageError(f"{path} is there already, or can't be made: name another file")
+    run(options, do)
 
 
 def _seconds(since: str | None) -> int | None:
@@ -218,6 +223,11 @@ def _table(heads: list[str], lines: list[list[Any]], rows: list[Row], asked: Ask
         heads = ["NAMESPACE", *heads]
         lines = [[row["namespace"], *line] for row, line in zip(rows, lines, strict=True)]
     table(heads, lines)
+
+
+def main() -> None:
+    """As kubectl calls it."""
+    commands(prog_name="kubectl requeue")
 
 
 if __name__ == "__main__":

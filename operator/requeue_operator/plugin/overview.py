@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from requeue_operator.children.naming import Manifest
+from requeue_operator.drains import is_alarming
 from requeue_operator.drains.claim import used_by
 from requeue_operator.plugin.look import Fleet, name_of
 from requeue_operator.plugin.output import Row, age, printable, table
@@ -48,8 +49,11 @@ def state_of(queue: Manifest) -> str:
 
 
 def needs_a_hand(fleet: Fleet) -> bool:
-    """Whether nothing goes on until somebody does something."""
-    return _conditions(fleet.queue).get("Stalled", {}).get("status") == "True"
+    """Whether nothing goes on until somebody does something: it is stalled, or a drain does not succeed."""
+    conditions = _conditions(fleet.queue)
+    drained = conditions.get("Drained", {})
+    is_stuck = drained.get("status") == "False" and is_alarming(drained["reason"])
+    return is_stuck or conditions.get("Stalled", {}).get("status") == "True"
 
 
 def show_all(rows: list[Row], *, namespaces: bool) -> None:

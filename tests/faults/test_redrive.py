@@ -1,11 +1,14 @@
 """Redrives that are cancelled, killed, or crash at any of their steps, while new messages flow: every message is dead or
-redriven, none is twice, none is lost, and the counters agree with the data."""
+redriven, none is twice, none is lost, and the counters agree with the data. And a deletion that is killed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
+from base64 import b64decode
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -227,3 +230,44 @@ async def test_a_crash_at_any_moment_of_a_redrive_leaves_each_message_in_one_pla
         await heir.until_empty("lost")
         await heir.stop()
         assert on_disk(image) == (Counter(), Counter()), name
+
+
+# -- deleted with an export --------------------------------------------------------------------------------------
+
+
+async def test_a_deletion_killed_half_way_has_written_every_letter_that_is_gone(
+    nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    letters, file = 3_000, tmp_path / "lost.jsonl"
+    worker = await asyncio.to_thread(_start, worker_factory, nats_server, tmp_path)
+    await die(nc, letters)
+    command = str(Path(sys.executable).parent / "requeue")
+    args = ["dead", "delete", "lost", "--export", str(file), "--yes", "--server", nats_server.url]
+    process = await asyncio.create_subprocess_exec(command, *args, stdout=subprocess.DEVNULL)
+    while (await counted(nc))["dead"] == letters:
+        pass
+    process.kill()
+    await process.wait()
+    await settle(nc)
+
+    *lines, rest = file.read_text().split("\n")
+    written = {int(b64decode(json.loads(line)["payload"])) for line in lines}
+    await asyncio.to_thread(worker.stop)
+    pending, dead = on_disk(worker.data_dir / "w0")
+    assert pending == Counter()
+    assert len(dead) < letters
+    assert written | dead.keys() == set(range(letters))
+    await asyncio.to_thread(worker.start)
+    if rest:
+        file.write_text("\n".join(lines))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [command, "dead", "import", str(file), "--server", nats_server.url],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    await asyncio.to_thread(worker.stop)
+    check_data(worker.data_dir / "w0")
+    pending, dead = on_disk(worker.data_dir / "w0")
+    assert (pending, dead) == (Counter(), Counter(range(letters)))

@@ -17,7 +17,7 @@ from typing import cast
 
 from requeue_client.bench.figures import Figure, Result, spread_ms
 from requeue_client.bench.ingest import parameters
-from requeue_client.bench.messages import STAMP, Load
+from requeue_client.bench.messages import STAMP, Load, noise
 from requeue_client.bench.target import Lab, Meter
 from requeue_client.local import HOST, LocalProcess, find_executable, free_port
 
@@ -90,7 +90,7 @@ async def _running(lab: Lab) -> AsyncIterator[tuple[Beanstalkd, _Link]]:
 
 async def _put_all(link: _Link, load: Load) -> tuple[float, array[int]]:
     """Put the load, at most `load.window` unanswered. Gives the seconds and the latencies in ns."""
-    filler = bytes(load.size - STAMP.size)
+    fill = noise(load.size - STAMP.size)
     head = f"put 1 0 120 {load.size}\r\n".encode()
     sent_ns, latencies = array("q"), array("q")
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -100,7 +100,7 @@ async def _put_all(link: _Link, load: Load) -> tuple[float, array[int]]:
         count = min(count, load.n - first)
         if count > 0:
             sent_ns.extend([time.perf_counter_ns()] * count)
-            jobs = [head + STAMP.pack(i, 0) + filler + b"\r\n" for i in range(first, first + count)]
+            jobs = [head + STAMP.pack(i, 0) + fill(i) + b"\r\n" for i in range(first, first + count)]
             link.write(b"".join(jobs))
 
     def read(buffer: bytes) -> int:

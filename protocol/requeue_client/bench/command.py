@@ -44,6 +44,7 @@ class _Plan:
     load: Load
     rate_per_s: float
     backlogs: tuple[int, ...]
+    queues: tuple[int, ...]
     peers: tuple[str, ...]
 
 
@@ -62,7 +63,14 @@ Exit codes:
 @click.option(
     "--window", type=click.IntRange(1), default=1024, show_default=True, help="Unacked messages allowed."
 )
-@click.option("--queues", type=click.IntRange(1), default=1, show_default=True, help="Queues to spread over.")
+@click.option(
+    "--queues",
+    type=click.IntRange(1),
+    multiple=True,
+    default=[1],
+    show_default=True,
+    help="Queues to spread over; repeatable for growth.",
+)
 @click.option(
     "--rate",
     type=click.FloatRange(1),
@@ -111,7 +119,7 @@ def bench(
     n: int,
     size: int,
     window: int,
-    queues: int,
+    queues: tuple[int, ...],
     rate: float,
     backlog: tuple[int, ...],
     runs: int,
@@ -125,7 +133,7 @@ def bench(
     """Measure a worker: durable ingest, replay, both at once, ack latency, lateness, start-up on a backlog.
 
     headofline: the lateness of one queue while another has --backlog messages due and a handler that never answers.
-    growth (not part of all): ingest, replay and lateness at each --backlog.
+    growth (not part of all): ingest, replay, lateness, memory and disk at each --backlog, for each --queues.
 
     Load generator, nats-server and worker share this machine. An ack counts when the message is fsynced. With
     --server, the load goes to the workers that listen there, and is settled again before the end.
@@ -139,15 +147,16 @@ def bench(
         raise click.UsageError(
             f"{', '.join((*OWN_PARTS, *sorted(own_peers)))} need parts of their own: leave --server out"
         )
-    if len(backlog) > 1 and scenario != "growth":
-        raise click.UsageError("more than one --backlog is for growth alone")
+    if scenario != "growth" and (len(backlog) > 1 or len(queues) > 1):
+        raise click.UsageError("more than one --backlog or --queues is for growth alone")
     scenarios = tuple(
         name
         for name in (*SCENARIOS, "growth")
         if name == scenario
         or (scenario == "all" and name in SCENARIOS and not (server and name in OWN_PARTS))
     )
-    plan = _Plan(scenarios, Load(n, size, window, queues, intake), rate, backlog, tuple(dict.fromkeys(peer)))
+    load = Load(n, size, window, queues[0], intake)
+    plan = _Plan(scenarios, load, rate, backlog, queues, tuple(dict.fromkeys(peer)))
     lab = Lab(
         server_url=server,
         directory=data_dir,
@@ -235,6 +244,8 @@ async def _step(lab: Lab, plan: _Plan, scenario: str, system: str) -> list[Resul
         case "headofline", _:
             return [await measure_head_of_line(lab, load, rate_per_s=rate, backlog=backlog)]
         case "growth", _:
-            return await measure_growth(lab, load, rate_per_s=rate, backlogs=plan.backlogs)
+            return await measure_growth(
+                lab, load, rate_per_s=rate, backlogs=plan.backlogs, queues=plan.queues
+            )
         case _:
             return [await measure_startup(lab, load, backlog=backlog)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 
 from requeue_client.bench.figures import Result, spread_ms
-from requeue_client.bench.messages import Load, envelopes
+from requeue_client.bench.messages import Load, due_within, envelopes
 from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked, new_inbox
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
 from requeue_client.bench.wire import Wire
 
 HOUR_NS = 3600 * 10**9
+_MIXED_NS = 22 * HOUR_NS
 _DRAIN_IDLE_S = 15.0
 
 
@@ -35,13 +36,20 @@ async def measure_ingest(lab: Lab, load: Load) -> Result:
     return Result("ingest", "requeue", parameters(load), figures)
 
 
-async def publish(wire: Wire, load: Load, due_ns: int) -> Published:
-    """Publish a load that is due all at once. Raises WireError unless all of it was acknowledged."""
+async def publish(wire: Wire, load: Load, due_ns: int, spread_ns: int = 0) -> Published:
+    """Publish a load that is due all at once, or within a while. Raises WireError unless all of it was acknowledged."""
     inbox = new_inbox()
-    compose = envelopes(inbox, load, lambda _: due_ns)
+    compose = envelopes(inbox, load, due_within(due_ns, spread_ns))
     published = await WindowedPublisher(wire, inbox, compose, n=load.n, window=load.window).run()
     check_all_acked(published)
     return published
+
+
+async def fill(url: str, load: Load) -> None:
+    """Make a backlog: messages of mixed delays, due in an hour at the earliest and within a day."""
+    wire = await Wire.connect(url, "requeue-bench-backlog")
+    await publish(wire, load, time.time_ns() + HOUR_NS, _MIXED_NS)
+    await wire.close()
 
 
 def lead_ns(load: Load) -> int:

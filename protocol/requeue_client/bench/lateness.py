@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from requeue_client.bench.figures import Figure, Result, spread_ms
-from requeue_client.bench.ingest import HOUR_NS, parameters, publish
+from requeue_client.bench.ingest import fill, parameters
 from requeue_client.bench.messages import Load, plain
 from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, new_inbox
 from requeue_client.bench.responder import Delivered, Responder
@@ -28,13 +28,11 @@ class Timed:
 
 
 async def measure_lateness(lab: Lab, load: Load, *, rate_per_s: float, backlog: int) -> Result:
-    """Measure `replay_at_rate` beside a backlog that is due in an hour."""
+    """Measure `replay_at_rate` beside a backlog of mixed delays, which was taken in right before."""
     notes = []
     async with lab.requeue() as system:
         if lab.own and backlog:
-            wire = await Wire.connect(system.url, "requeue-bench-backlog")
-            await publish(wire, replace(load, n=backlog), time.time_ns() + HOUR_NS)
-            await wire.close()
+            await fill(system.url, replace(load, n=backlog))
         elif backlog:
             notes.append("no backlog was made: it would stay on the given server")
         timed = await replay_at_rate(system, load, rate_per_s)

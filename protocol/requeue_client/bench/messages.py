@@ -1,11 +1,12 @@
 """Protocol lines of the load, prebuilt: one format operation per message.
 
 Every payload starts with its number and the instant at which it is due (two big-endian uint64, ns), so that a
-delivery tells which message it is and how late.
+delivery tells which message it is and how late. The rest is noise, which no disk format can compress.
 """
 
 from __future__ import annotations
 
+import random
 import struct
 import time
 from collections.abc import Callable
@@ -22,12 +23,23 @@ INTAKE_SUBJECT = "requeue.bench"
 _RETRIES = 5
 _DAY_NS = 86_400 * 10**9
 _MARK = 0x1122334455667788
+_NOISE_BYTES = 1 << 20
+_NOISE_STEP = 7919  #: messages that share noise are further apart than a block of a table
 
 Compose = Callable[[int, int], bytes]
 """Protocol bytes of the messages `[first, last)`, one batch."""
 
 DueAt = Callable[[int], int]
 """The instant at which a message is due, in ns since 1970."""
+
+_GOLDEN = 0x9E3779B97F4A7C15  #: 2**64 by the golden ratio: its multiples are spread evenly over 64 bits
+
+
+def due_within(start_ns: int, spread_ns: int) -> DueAt:
+    """Instants from `start_ns` on, evenly spread over `spread_ns`, in no order (Knuth's multiplicative hashing)."""
+    if not spread_ns:
+        return lambda _: start_ns
+    return lambda number: start_ns + ((number * _GOLDEN & 0xFFFFFFFFFFFFFFFF) * spread_ns >> 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +61,34 @@ class Load:
         return f"bench-{number}" if self.queues > 1 else "default"
 
 
+def noise(size: int) -> Callable[[int], bytes]:
+    """`size` bytes of noise for each number, cheaply: slices of one piece."""
+    piece = random.Random(0).randbytes(_NOISE_BYTES + size)
+
+    def slice_of(number: int) -> bytes:
+        start = number * _NOISE_STEP % _NOISE_BYTES
+        return piece[start : start + size]
+
+    return slice_of
+
+
 def _escape(raw: bytes) -> bytes:
     return raw.replace(b"%", b"%%")
 
 
 def _envelope_format(inbox: str, load: Load, queue: str) -> bytes:
-    """A PUB of an envelope with holes for number, delay (8 bytes) and stamp (16 bytes)."""
+    """A PUB of an envelope with holes for number, delay (8 bytes), stamp (16 bytes) and the rest of the payload."""
+    rest_of_payload = bytes(load.size - STAMP.size)
     envelope = build_envelope(
         subject=load.subject,
-        payload=STAMP.pack(_MARK, _MARK) + bytes(load.size - STAMP.size),
+        payload=STAMP.pack(_MARK, _MARK) + rest_of_payload,
         retries=_RETRIES,
         ttl_ns=_DAY_NS,
         delay_ns=_MARK,
         backoff=Backoff.FIXED,
         queue=queue,
     )
-    delay, stamp = struct.pack("<Q", _MARK), STAMP.pack(_MARK, _MARK)
+    delay, stamp = struct.pack("<Q", _MARK), STAMP.pack(_MARK, _MARK) + rest_of_payload
     before, rest = envelope.split(delay, 1)
     between, after = rest.split(stamp, 1)
     head = f"PUB {load.intake} {inbox}.".encode()
@@ -76,7 +100,7 @@ def _envelope_format(inbox: str, load: Load, queue: str) -> bytes:
 def envelopes(inbox: str, load: Load, due_at: DueAt) -> Compose:
     """Envelopes, as clients of the original send them. The delay is counted when a batch is made."""
     formats = [_envelope_format(inbox, load, load.queue(number)) for number in range(load.queues)]
-    queues = load.queues
+    queues, fill = load.queues, noise(load.size - STAMP.size)
 
     def compose(first: int, last: int) -> bytes:
         now_ns = time.time_ns()
@@ -84,13 +108,16 @@ def envelopes(inbox: str, load: Load, due_at: DueAt) -> Compose:
         if due_at(last - 1) == due_ns:  # all due at once: the delay is the same for the batch
             delay = max(0, due_ns - now_ns).to_bytes(8, "little")
             return b"".join(
-                [formats[i % queues] % (i, delay, STAMP.pack(i, due_ns)) for i in range(first, last)]
+                [
+                    formats[i % queues] % (i, delay, STAMP.pack(i, due_ns) + fill(i))
+                    for i in range(first, last)
+                ]
             )
         lines = []
         for i in range(first, last):
             due_ns = due_at(i)
             delay = max(0, due_ns - now_ns).to_bytes(8, "little")
-            lines.append(formats[i % queues] % (i, delay, STAMP.pack(i, due_ns)))
+            lines.append(formats[i % queues] % (i, delay, STAMP.pack(i, due_ns) + fill(i)))
         return b"".join(lines)
 
     return compose
@@ -106,16 +133,16 @@ def plain(inbox: str, load: Load, due_at: DueAt) -> Compose:
         )
         sizes = f"{len(block)} {len(block) + load.size}"
         before, after = block.split(ns_to_rfc3339(0))
-        head = f"HPUB {load.intake} {inbox}.%d {sizes}\r\n{before}%b{after}%b"
-        formats.append(head.encode() + _escape(bytes(load.size - STAMP.size)) + b"\r\n")
-    queues = load.queues
+        head = f"HPUB {load.intake} {inbox}.%d {sizes}\r\n{before}%b{after}%b\r\n"
+        formats.append(head.encode())
+    queues, fill = load.queues, noise(load.size - STAMP.size)
 
     def compose(first: int, last: int) -> bytes:
         lines = []
         for i in range(first, last):
             due_ns = due_at(i)
             at = ns_to_rfc3339(due_ns).encode()
-            lines.append(formats[i % queues] % (i, at, STAMP.pack(i, due_ns)))
+            lines.append(formats[i % queues] % (i, at, STAMP.pack(i, due_ns) + fill(i)))
         return b"".join(lines)
 
     return compose
@@ -123,11 +150,11 @@ def plain(inbox: str, load: Load, due_at: DueAt) -> Compose:
 
 def bare(subject: str, inbox: str, load: Load) -> Compose:
     """The payload alone, to any subject: what a JetStream stream takes in."""
-    head = f"PUB {subject} {inbox}.%d {load.size}\r\n%b".encode()
-    frame = head + _escape(bytes(load.size - STAMP.size)) + b"\r\n"
+    frame = f"PUB {subject} {inbox}.%d {load.size}\r\n%b\r\n".encode()
+    fill = noise(load.size - STAMP.size)
 
     def compose(first: int, last: int) -> bytes:
         now_ns = time.time_ns()
-        return b"".join([frame % (i, STAMP.pack(i, now_ns)) for i in range(first, last)])
+        return b"".join([frame % (i, STAMP.pack(i, now_ns) + fill(i)) for i in range(first, last)])
 
     return compose

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 
 from requeue_client.bench.figures import Result
 from requeue_client.bench.ingest import lead_ns, parameters
-from requeue_client.bench.messages import STAMP, Compose, Load
+from requeue_client.bench.messages import STAMP, Compose, Load, noise
 from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, new_inbox
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
@@ -37,11 +37,11 @@ def scheduled(inbox: str, load: Load, due_ns: int) -> Compose:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(due_ns // _S_NS))
     block = f"NATS/1.0\r\nNats-Schedule: @at {at}\r\nNats-Schedule-Target: {_FIRED}\r\n\r\n"
     sizes = f"{len(block)} {len(block) + load.size}"
-    head = f"HPUB {_SCHEDULE}.%d {inbox}.%d {sizes}\r\n{block}%b".encode()
-    frame = head + bytes(load.size - STAMP.size) + b"\r\n"
+    frame = f"HPUB {_SCHEDULE}.%d {inbox}.%d {sizes}\r\n{block}%b\r\n".encode()
+    fill = noise(load.size - STAMP.size)
 
     def compose(first: int, last: int) -> bytes:
-        return b"".join([frame % (i, i, STAMP.pack(i, due_ns)) for i in range(first, last)])
+        return b"".join([frame % (i, i, STAMP.pack(i, due_ns) + fill(i)) for i in range(first, last)])
 
     return compose
 

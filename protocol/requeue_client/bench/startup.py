@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from requeue_client.bench.figures import Figure, Result
-from requeue_client.bench.ingest import HOUR_NS, parameters, publish
+from requeue_client.bench.ingest import fill, parameters, publish
 from requeue_client.bench.messages import Load
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
@@ -22,7 +22,7 @@ _TIMEOUT_S = 60.0
 
 
 async def measure_startup(lab: Lab, load: Load, *, backlog: int) -> Result:
-    """Fill a worker with `backlog` messages due in an hour, let 1,000 become due while it is down, start it.
+    """Fill a worker with `backlog` messages of mixed delays, let 1,000 become due while it is down, start it.
 
     Times count from the start of the process. Raises LocalProcessError on a given server: it cannot be
     restarted.
@@ -31,8 +31,8 @@ async def measure_startup(lab: Lab, load: Load, *, backlog: int) -> Result:
         raise LocalProcessError("startup restarts its worker: leave --server out")
     async with lab.requeue() as system:
         assert system.worker is not None
+        await fill(system.url, replace(load, n=backlog))
         wire = await Wire.connect(system.url, "requeue-bench")
-        await publish(wire, replace(load, n=backlog), time.time_ns() + HOUR_NS)
         idle = await _idle(system.worker)
         due_ns = time.time_ns() + _DUE_IN_NS
         await publish(wire, replace(load, n=_DUE), due_ns)

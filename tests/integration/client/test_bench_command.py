@@ -61,6 +61,16 @@ def test_growth_measures_at_each_backlog(tmp_path: Path) -> None:
     for result in results:
         assert result["figures"]["missing"] == result["figures"]["early"] == 0
         assert result["figures"]["replay_per_s"] > 0
+        assert result["figures"]["disk_share"] > 1
+
+
+def test_growth_measures_with_each_number_of_queues(tmp_path: Path) -> None:
+    small = ["--n", "200", "--rate", "100", "--backlog", "1000", "--queues", "1", "--queues", "50"]
+    done = bench("growth", *small, "--json", "--data-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [result["system"] for result in results] == ["1,000 pending", "1,000 pending, 50 queues"]
+    assert [result["figures"]["missing"] for result in results] == [0, 0]
 
 
 def test_schedules_of_jetstream_fire_all_that_was_scheduled(tmp_path: Path) -> None:
@@ -125,7 +135,8 @@ def test_what_needs_own_parts_refuses_a_server() -> None:
     assert bench("ingest", "--server", "nats://127.0.0.1:1", "--peer", "beanstalkd").returncode == 2
 
 
-def test_several_backlogs_are_for_growth() -> None:
+def test_several_backlogs_or_queues_are_for_growth() -> None:
+    assert bench("ingest", "--queues", "1", "--queues", "2").returncode == 2
     done = bench("lateness", "--backlog", "1", "--backlog", "2")
     assert done.returncode == 2
     assert "growth" in done.stderr

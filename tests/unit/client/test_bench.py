@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from requeue_client.bench.messages import (
     STAMP,
     Load,
     bare,
+    due_within,
     envelopes,
+    noise,
     plain,
 )
 from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked
@@ -270,3 +273,20 @@ def test_runs_of_one_system_become_medians_and_no_fault_is_averaged_away() -> No
     assert merged.parameters == {"n": 5, "runs": 3}
     assert merged.notes == ["a", "b"]
     assert alone == other
+
+
+def test_noise_is_not_to_be_compressed_and_is_the_same_for_a_number() -> None:
+    fill = noise(240)
+    block = b"".join(fill(number) for number in range(68))  # as many as stand in a block of a table
+    assert len(zlib.compress(block, 9)) > len(block) * 0.99
+    assert fill(7) == noise(240)(7)
+
+
+def test_mixed_delays_are_spread_over_all_of_the_time_and_in_no_order() -> None:
+    due_at = due_within(1_000, 4_000)
+    instants = [due_at(number) for number in range(1_000)]
+    assert 1_000 <= min(instants) < 1_010
+    assert 4_980 < max(instants) < 5_000
+    quarters = [sum(instant // 1_000 == thousand for instant in instants) for thousand in range(1, 5)]
+    assert all(240 <= quarter <= 260 for quarter in quarters)
+    assert instants != sorted(instants)

@@ -244,6 +244,7 @@ class Worker:
             self._dead_letters,
             settings.instance_id,
             self._clock,
+            self.counts,
             has_room=lambda: not self._headroom.full,
         )
         self._dead = DeadEndpoints(
@@ -253,6 +254,7 @@ class Worker:
             self._dead_letters,
             settings.instance_id,
             self._clock,
+            self.counts,
             max_payload=lambda: broker.max_payload,
             has_room=lambda: not self._headroom.full,
         )

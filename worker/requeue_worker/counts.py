@@ -96,6 +96,8 @@ class Counts:
         "commit_messages",
         "commit_seconds",
         "commits",
+        "dead_letters_deleted",
+        "dead_letters_imported",
         "disk_background_errors",
         "disk_free_bytes",
         "disk_full",
@@ -117,6 +119,7 @@ class Counts:
         "reaped_messages",
         "reaper_remaining",
         "reaper_set_aside",
+        "redriven",
         "refused",
         "reply_seconds",
     )
@@ -138,6 +141,10 @@ class Counts:
         self.reaped_dead_letters = 0
         self.reaper_remaining = 0
         """Records that a directory still holds which is being merged; measured, too, as the next one."""
+        self.redriven = 0
+        """Dead letters that became pending messages again, as the next two on somebody's request."""
+        self.dead_letters_deleted = 0
+        self.dead_letters_imported = 0
         self.handovers_open = 0
         self.handover_messages = 0
         self.handover_dead_letters = 0

@@ -135,6 +135,17 @@ class _Copy(Collector):
                 counts.reaped_dead_letters,
             ),
             (
+                "requeue_redriven_total",
+                "Dead letters that were made pending messages again.",
+                counts.redriven,
+            ),
+            (
+                "requeue_dead_letters_deleted_total",
+                "Dead letters deleted on request.",
+                counts.dead_letters_deleted,
+            ),
+            ("requeue_dead_letters_imported_total", "Dead letters imported.", counts.dead_letters_imported),
+            (
                 "requeue_handover_messages_total",
                 "Pending messages taken over from drained volumes.",
                 counts.handover_messages,

@@ -14,6 +14,8 @@ import nats
 import pytest
 from nats.aio.client import Client
 from requeue_protocol.dead_letters import pack, unpack
+from requeue_worker.storage.rocksdb import DEAD, MESSAGES
+from requeue_worker.verify import verify
 
 from tests.integration.worker.support import HOUR, Handler, LiveWorker, StartWorker, headers_of
 from tests.integration.worker.test_micro import ask, asked
@@ -147,6 +149,8 @@ async def test_what_was_exported_and_deleted_is_the_same_after_an_import_and_its
     assert (answer["imported"], answer["known"], answer["refused"]) == (5, 0, [])
     assert facts(worker) == before
     assert [stored.record.wire for stored in worker.invalid()] == [stored.record.wire for stored in refused]
+    counts = worker.worker.counts
+    assert (counts.dead_letters_deleted, counts.dead_letters_imported, counts.redriven) == (5, 5, 0)
     for again, letter in zip(await exported(nc), letters, strict=True):
         assert {**again, "headers": None} == {
             **letter,
@@ -171,6 +175,7 @@ async def test_what_was_exported_and_deleted_is_the_same_after_an_import_and_its
         b"jobs.envelope": 4,
         b"jobs.mixed": 7,
     }
+    assert counts.redriven == 4
     for subject in (b"jobs.plain", b"jobs.envelope"):
         assert pending[subject].record.deadline_ns - pending[subject].time_ns == 5 * HOUR
 
@@ -307,3 +312,19 @@ async def test_an_error_in_a_history_cannot_add_a_header(start: StartWorker, nc:
     await redrive(nc)
     headers = headers_of(await jobs.next())
     assert (headers["Requeue-Last-Error"], "Injected" in headers) == ("a  Injected: b", False)
+
+
+async def test_verify_finds_nothing_wrong_with_what_was_imported_and_redriven_to_another_subject(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    await some_of_each_kind(worker)
+    letters = await exported(nc)
+    await deleted(nc)
+    await imported(nc, letters)
+    await Handler.listen(nc, "jobs.other")
+    assert (await redrive(nc, subject="jobs.*", reason="exhausted", to_subject="jobs.other"))["redriven"] == 4
+    await worker.stop()
+    report = verify(worker.path)
+    assert report.ok, report
+    assert (report.records[MESSAGES], report.records[DEAD]) == (4, 1)

@@ -32,6 +32,7 @@ from requeue_protocol.dead_letters import (
 from requeue_protocol.durations import format_duration
 from requeue_protocol.errors import DiskFull, MalformedMessage, RefusedError
 from requeue_worker.changes import RemoveDead
+from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.letters import letter_of, value_of
 from requeue_worker.micro.filters import wanted_by
@@ -63,6 +64,7 @@ class DeadEndpoints:
         dead_letters: DeadLetters,
         instance_id: str,
         clock: Callable[[], int],
+        counts: Counts,
         *,
         max_payload: Callable[[], int],
         has_room: Callable[[], bool],
@@ -73,6 +75,7 @@ class DeadEndpoints:
         self._dead_letters = dead_letters
         self._instance_id = instance_id
         self._clock = clock
+        self._counts = counts
         self._max_payload = max_payload
         self._has_room = has_room
 
@@ -87,6 +90,7 @@ class DeadEndpoints:
                 keys = [bytes.fromhex(key) for key in request.keys]
                 scan = await self._store.browse(lambda engine: _pick(engine, keys))
             deleted = await self._remove(scan.found)
+        self._counts.dead_letters_deleted += deleted
         if deleted:
             said = request.model_dump(exclude_none=True, exclude={"keys", "after"})
             log.info("dead letters deleted", extra={"count": deleted, "request": said})
@@ -182,6 +186,7 @@ class DeadEndpoints:
             if new:
                 await self._committer.commit(_AddDead(self._registry, self._dead_letters, new))
         self._dead_letters.forget_retention()
+        self._counts.dead_letters_imported += len(new)
         if new:
             log.info("dead letters imported", extra={"count": len(new)})
         known = len(request.letters) - len(refused) - len(new)

@@ -34,6 +34,7 @@ from requeue_protocol.redrive import (
     RedriveRequest,
 )
 from requeue_worker.changes import Redrive
+from requeue_worker.counts import Counts
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.faults import fault_point
 from requeue_worker.micro.filters import wanted_by
@@ -110,6 +111,7 @@ class Redrives:
         dead_letters: DeadLetters,
         instance_id: str,
         clock: Callable[[], int],
+        counts: Counts,
         *,
         has_room: Callable[[], bool],
     ) -> None:
@@ -119,6 +121,7 @@ class Redrives:
         self._dead_letters = dead_letters
         self._instance_id = instance_id
         self._clock = clock
+        self._counts = counts
         self._has_room = has_room
         self._jobs: dict[str, Job] = {}
         self._stopped = False
@@ -219,6 +222,7 @@ class Redrives:
                     await self._committer.commit(Redrive(queue, step.letters, step.now_ns))
                     fault_point("redrive: step durable")
                     job.redriven += len(step.letters)
+                    self._counts.redriven += len(step.letters)
             job.scanned += step.scanned
             job.skipped += step.skipped
             start = step.stopped

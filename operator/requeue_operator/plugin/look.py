@@ -16,6 +16,7 @@ from requeue_operator.plugin.errors import NOT_FOUND, PluginError
 
 API = f"{GROUP}/{VERSION}"
 MANAGED = {"app.kubernetes.io/managed-by": MANAGER}
+_AT_ONCE = 8
 INSTANCE = "app.kubernetes.io/instance"
 
 
@@ -113,9 +114,14 @@ async def find(kube: Kube, namespace: str, name: str | None) -> list[Manifest]:
 
 async def fleets(kube: Kube, queues: list[Manifest]) -> list[Fleet]:
     """The same with what belongs to each. Raises KubeError."""
-    around = {}
-    for namespace in sorted({each["metadata"]["namespace"] for each in queues}):
-        around[namespace] = await look_around(kube, namespace)
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(namespace: str) -> Surroundings:
+        async with slots:
+            return await look_around(kube, namespace)
+
+    namespaces = sorted({str(each["metadata"]["namespace"]) for each in queues})
+    around = dict(zip(namespaces, await asyncio.gather(*map(look, namespaces)), strict=True))
     return [Fleet(each, around[each["metadata"]["namespace"]]) for each in queues]
 
 

@@ -115,14 +115,16 @@ def _judged(planned: Plan, claim: str, job: str) -> tuple[Would, str]:
         if isinstance(action, Clear) and action.claim.name == claim:
             return "take back", "its drain is taken back"
         if isinstance(action, Cancel) and name_of(action.job) == job:
-            return "take back", told.text if told and told.text else "its drain is taken back"
+            return "take back", _sentence(told) if told and told.text else "its drain is taken back"
     if told is None:
         return "keep", "a worker of the fleet uses it"
     if told.state is State.RETAINED:
         return "keep", _why_kept(planned)
-    if told.state is State.FAILED:
-        return "wait", f"{told.reason}: {told.text}"
-    return "wait", told.text
+    return "wait", _sentence(told)
+
+
+def _sentence(told: Progress) -> str:
+    return f"{told.reason}: {told.text}" if told.reason else told.text
 
 
 def _why_kept(planned: Plan) -> str:

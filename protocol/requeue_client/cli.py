@@ -54,6 +54,10 @@ _LAZY = {
     "dead": ("requeue_client.commands.dead", "dead"),
     "pause": ("requeue_client.commands.pauses", "pause"),
     "resume": ("requeue_client.commands.pauses", "resume"),
+    "cancel": ("requeue_client.commands.changes", "cancel"),
+    "run-now": ("requeue_client.commands.changes", "run_now"),
+    "reschedule": ("requeue_client.commands.changes", "reschedule"),
+    "purge": ("requeue_client.commands.changes", "purge"),
     "bench": ("requeue_client.bench.command", "bench"),
 }
 

@@ -27,6 +27,7 @@ from requeue_worker.admin import Admin
 from requeue_worker.changes import Entomb, Redrive, Rekey, Remove, RemoveDead, Requeue
 from requeue_worker.errors import CommitError
 from requeue_worker.inflight import Delivery
+from requeue_worker.micro.changing import Changes
 from requeue_worker.readahead import ReadAhead
 from requeue_worker.record import Attempt, DeadReason, decode, encode
 from requeue_worker.revival import Revived
@@ -77,6 +78,15 @@ class Asked(NamedTuple):
     due_ns: int | None
 
 
+class Looked(NamedTuple):
+    """A step of a purge or move that has read, and has not claimed yet; `left`: what has left its key since."""
+
+    watch: Any
+    left: set[bytes]
+    items: list[tuple[bytes, bytes]]
+    due_ns: int | None
+
+
 class StorageMachine(RuleBasedStateMachine):
     """Random operations on one directory."""
 
@@ -117,6 +127,16 @@ class StorageMachine(RuleBasedStateMachine):
             lambda: self.rig.now_ns,
             commits=lambda: self.rig.counts.commits,
             withdraw=lambda lane, key, value: ReadAhead.withdraw(self.read_ahead, lane, key, value),
+        )
+        self.looked: list[Looked] = []
+        self.changes = Changes(
+            self.rig.store,
+            committer,
+            self.rig.registry,
+            "rig",
+            lambda: self.rig.now_ns,
+            withdraw_all=lambda lane, items: ReadAhead.withdraw_all(self.read_ahead, lane, items),
+            has_room=lambda: True,
         )
 
     def teardown(self) -> None:
@@ -404,6 +424,34 @@ class StorageMachine(RuleBasedStateMachine):
         task = self.rig.loop.create_task(self.admin._submit(keys, values, make))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.rig.spin()
+
+    @precondition(lambda self: self._alive)
+    @rule(pick=PICK, number=st.integers(1, 9), offset_ns=st.none() | OFFSETS)
+    def look_for_purge(self, pick: int, number: int, offset_ns: int | None) -> None:
+        """A step of a purge (no offset) or move reads some of what is pending, in key order."""
+        items = list(self.rig.store._engine.items("messages", b"", b"\xff"))
+        first = pick % max(len(items), 1)
+        watch = self.rig.committer.departures()
+        due_ns = None if offset_ns is None else self.rig.now_ns + offset_ns
+        self.looked.append(Looked(watch, watch.__enter__(), items[first : first + number], due_ns))
+
+    @precondition(lambda self: self._alive and self.looked)
+    @rule(pick=PICK)
+    def claim_for_purge(self, pick: int) -> None:
+        """Later, with commits, reads and deliveries in between, it claims what is still there."""
+        watch, left, items, due_ns = self.looked.pop(pick % len(self.looked))
+        found = self.changes._by_lane(items, left)
+        watch.__exit__(None, None, None)
+
+        def make(lane: Lane, key: bytes, record: Any) -> Any:
+            assert record.payload not in self.in_flight, "what is in flight is left alone"
+            if due_ns is None:
+                return Remove(lane, key, record)
+            return Requeue(lane, key, record, due_ns, None)
+
+        claimed, _ = self.changes._claim(found, make)
+        for change in claimed:
+            self.rig.call(lambda change=change: self.rig.committer.submit(change))
 
     # -- commits ---------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from requeue_worker.headroom import Headroom
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
 from requeue_worker.micro.browse import Browse
+from requeue_worker.micro.changing import Changes
 from requeue_worker.micro.dead import DeadEndpoints
 from requeue_worker.micro.endpoints import endpoints
 from requeue_worker.micro.overview import Overview
@@ -258,6 +259,15 @@ class Worker:
             max_payload=lambda: broker.max_payload,
             has_room=lambda: not self._headroom.full,
         )
+        self._changes = Changes(
+            self._store,
+            committer,
+            self._registry,
+            settings.instance_id,
+            self._clock,
+            withdraw_all=self._scheduler.withdraw_all,
+            has_room=lambda: not self._headroom.full,
+        )
         self._service = self._make_service(settings)
         self._reaper = Reaper(
             settings,
@@ -313,7 +323,7 @@ class Worker:
             settings.fleet,
             release,
             started,
-            endpoints(overview, browse, self._admin, self._redrives, self._dead, pauses),
+            endpoints(overview, browse, self._admin, self._redrives, self._dead, pauses, self._changes),
             read_only=settings.admin.read_only,
         )
 
@@ -365,6 +375,7 @@ class Worker:
             await self._reaper.stop()
             await self._receiver.stop()
             await self._redrives.stop()
+            self._changes.stop()
             if self._bridge is not None:
                 await self._bridge.stop()
             if self._committer.failed is None:

@@ -42,6 +42,9 @@ FAULT_POINTS: Final = (
     "handover: page received",  # in memory
     "handover: page durable",  # together with its mark; the source does not know
     "handover: mark dropped",
+    "change: step read",  # pending messages that are meant are in memory
+    "change: step claimed",  # nobody else may send or change them, and nothing is on its way to disk
+    "change: step durable",
     "redrive: step read",  # what some dead letters become is in memory
     "redrive: step sealed",  # the transaction has it all, and is not on its way to disk
     "redrive: step durable",

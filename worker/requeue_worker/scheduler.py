@@ -20,7 +20,7 @@ from typing import Final
 
 from requeue_worker.allowance import ANY_SLOT, Allowance
 from requeue_worker.counts import Counts
-from requeue_worker.readahead import READ_LEAD_NS, ReadAhead, count_due
+from requeue_worker.readahead import READ_LEAD_NS, Item, ReadAhead, count_due
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
 from requeue_worker.storage.keys import time_of
@@ -140,6 +140,10 @@ class Scheduler:
     def withdraw(self, lane: Lane, key: bytes, value: bytes) -> bool:
         """Claim a pending message for a change from outside: see `ReadAhead.withdraw`."""
         return self.read_ahead.withdraw(lane, key, value)
+
+    def withdraw_all(self, lane: Lane, items: list[Item]) -> list[Item]:
+        """Claim pending messages for a change from outside; those that are claimed: see `ReadAhead.withdraw_all`."""
+        return self.read_ahead.withdraw_all(lane, items)
 
     # -- the tick --------------------------------------------------------------------------------------------
 

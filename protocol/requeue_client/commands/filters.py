@@ -17,20 +17,25 @@ _R = TypeVar("_R", bound=AdminRequest)
 _OPTIONS: Final = ("subject", "reason", "message_id", "older", "newer")
 
 
-def filter_options(command: _F) -> _F:
-    """Add --subject, --reason, --id, --older and --newer; `filter_fields` reads them."""
+def pending_options(command: _F) -> _F:
+    """Add --subject, --older and --newer, which say what of pending messages; `filter_fields` reads them."""
     command = click.option("--newer", help="On disk for less than this.")(command)
     command = click.option("--older", help="On disk for longer than this: 10m, 24h.")(command)
+    return click.option("--subject", help="Those for subjects like this: orders.*, orders.>.")(command)
+
+
+def filter_options(command: _F) -> _F:
+    """Add --subject, --reason, --id, --older and --newer; `filter_fields` reads them."""
+    command = pending_options(command)
     command = click.option("--id", "message_id", help="Those with this Requeue-Id or Nats-Msg-Id.")(command)
-    command = click.option(
+    return click.option(
         "--reason", help="Dead letters with this reason: exhausted, expired, terminated, invalid, too-large."
     )(command)
-    return click.option("--subject", help="Those for subjects like this: orders.*, orders.>.")(command)
 
 
 def filter_fields(queue: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Take the filter's options out of `options`: the fields of a MessageFilter. Raises UsageError."""
-    said = {key: options.pop(key) for key in _OPTIONS}
+    said = {key: options.pop(key, None) for key in _OPTIONS}
     now_ns = time.time_ns()
     try:
         ages = {key: duration_ns(said[key], key) for key in ("older", "newer") if said[key] is not None}

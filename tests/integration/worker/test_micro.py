@@ -79,6 +79,8 @@ async def test_info_describes_each_endpoint_and_its_subject_answers_what_its_sch
         *(
             "pause",
             "resume",
+            "purge",
+            "move",
             "redrive",
             "jobs",
             "cancel-job",

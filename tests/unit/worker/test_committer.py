@@ -303,6 +303,17 @@ def test_ids_are_unique_over_messages_minted_ids_and_lives(rig: Rig) -> None:
     assert len({*stored, *minted}) == len(stored) + len(minted) == 7
 
 
+def test_two_who_look_at_once_both_hear_of_departures_whoever_ends_first(rig: Rig) -> None:
+    """Their sets are equal while nothing has left: the wrong one must not stop to hear."""
+    [delivery] = delivered(rig, b"a")
+    with rig.committer.departures() as left:
+        with rig.committer.departures():
+            pass
+        rig.call(lambda: rig.committer.settle([delivery]))
+        rig.commit_all()
+        assert left == {delivery.key}
+
+
 def test_departures_name_what_was_settled_moved_or_removed_while_somebody_looked(rig: Rig) -> None:
     settled, removed, stays = delivered(rig, b"a", b"b", b"c")
     with rig.committer.departures() as left:

@@ -29,7 +29,18 @@ from requeue_protocol.admin import (
     StatsAnswer,
     StatsRequest,
 )
-from requeue_protocol.changes import PAUSE, RESUME, PauseAnswer, PauseRequest, ResumeRequest
+from requeue_protocol.changes import (
+    MOVE,
+    PAUSE,
+    PURGE,
+    RESUME,
+    ChangeAnswer,
+    MoveRequest,
+    PauseAnswer,
+    PauseRequest,
+    PurgeRequest,
+    ResumeRequest,
+)
 from requeue_protocol.dead_letters import (
     DEAD_DELETE,
     DEAD_EXPORT,
@@ -56,6 +67,7 @@ from requeue_protocol.redrive import (
 )
 from requeue_worker.admin import CANCEL, RESCHEDULE, Admin
 from requeue_worker.micro.browse import Browse
+from requeue_worker.micro.changing import Changes
 from requeue_worker.micro.dead import DeadEndpoints
 from requeue_worker.micro.overview import Overview
 from requeue_worker.micro.pauses import Pauses
@@ -70,6 +82,7 @@ def endpoints(
     redrives: Redrives,
     dead: DeadEndpoints,
     pauses: Pauses,
+    changes: Changes,
 ) -> list[Endpoint[Any]]:
     """All of them."""
     by_id = admin.endpoints
@@ -91,6 +104,8 @@ def endpoints(
         ),
         Endpoint(PAUSE, PauseRequest, PauseAnswer, pauses.pause, changes=True),
         Endpoint(RESUME, ResumeRequest, PauseAnswer, pauses.resume, changes=True),
+        Endpoint(PURGE, PurgeRequest, ChangeAnswer, changes.purge, changes=True),
+        Endpoint(MOVE, MoveRequest, ChangeAnswer, changes.move, changes=True),
         Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive, changes=True),
         Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs, changes=False),
         Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel, changes=True),

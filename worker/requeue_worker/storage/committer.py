@@ -143,7 +143,8 @@ class Committer:
         try:
             yield left
         finally:
-            self._watchers.remove(left)
+            # By identity: equal sets of others stay.
+            self._watchers = [each for each in self._watchers if each is not left]
 
     def checkpoint(self, queues: Iterable[QueueState]) -> None:
         """Move the checkpoints of these queues as far forward as they may go, in the next batch."""

@@ -68,15 +68,15 @@ def _request(limit: int, **fields: Any) -> ListRequest:
 async def _collect(admin: AdminClient, request: ListRequest, limit: int) -> list[Row]:
     """The first of all instances. Each instance is asked for as many as are wanted in all."""
     rows: list[Row] = []
-    taken = 0
-    instance = ""
-    async for page in admin.pages(LIST, request, ListAnswer):
-        if page.instance != instance:
-            instance, taken = page.instance, 0
-        if limit and taken >= limit:
-            continue
-        rows += [{"instance": page.instance, **entry.model_dump()} for entry in page.messages]
-        taken += len(page.messages)
+    for first in await admin.ask(LIST, request, ListAnswer):
+        page, taken = first, 0
+        while True:
+            rows += [{"instance": page.instance, **entry.model_dump()} for entry in page.messages]
+            taken += len(page.messages)
+            if page.next is None or (limit and taken >= limit):
+                break
+            following = request.model_copy(update={"after": page.next})
+            page = await admin.ask_one(page.instance, LIST, following, ListAnswer)
     rows.sort(key=lambda row: (row["queue"], row["priority"] or 0, row["due_ns"] or row["died_ns"] or 0))
     return rows[:limit] if limit else rows
 

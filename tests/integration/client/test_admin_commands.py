@@ -93,6 +93,15 @@ async def test_all_messages_of_all_workers_are_listed_and_limits_hold(
     assert dead["subject"] == "nobody.here"
 
 
+async def test_no_more_pages_are_asked_for_than_the_limit_needs(
+    nats_server: NatsServer, two_workers: None, nc: Client
+) -> None:
+    assert len(await shown(nats_server, "list", "mail", "--limit", "2")) == 2
+    stats = json.loads((await nc.request("$SRV.STATS.requeue.worker-0", timeout=20)).data)
+    [followed] = [each for each in stats["endpoints"] if each["name"] == "list-one"]
+    assert followed["num_requests"] == 0
+
+
 async def test_a_message_is_peeked_and_shown_for_people(nats_server: NatsServer, two_workers: None) -> None:
     peeked = await run("peek", "mail", "--limit", "2", "--server", nats_server.url)
     assert peeked.stdout.count(b"  payload ") == 2

@@ -125,7 +125,7 @@ class StorageMachine(RuleBasedStateMachine):
             self.rig.registry,
             "rig",
             lambda: self.rig.now_ns,
-            commits=lambda: self.rig.counts.commits,
+            self.rig.counts,
             withdraw=lambda lane, key, value: ReadAhead.withdraw(self.read_ahead, lane, key, value),
         )
         self.looked: list[Looked] = []
@@ -135,6 +135,7 @@ class StorageMachine(RuleBasedStateMachine):
             self.rig.registry,
             "rig",
             lambda: self.rig.now_ns,
+            self.rig.counts,
             withdraw_all=lambda lane, items: ReadAhead.withdraw_all(self.read_ahead, lane, items),
             has_room=lambda: True,
         )

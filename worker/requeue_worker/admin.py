@@ -15,6 +15,7 @@ from requeue_protocol.errors import Busy
 from requeue_protocol.header_values import MAX_MSG_ID_BYTES
 from requeue_protocol.subjects import ADMIN_PREFIX
 from requeue_worker.changes import Remove, Requeue
+from requeue_worker.counts import Counts
 from requeue_worker.record import MAX_TIME_NS, Record, decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Change, Committer
@@ -40,7 +41,7 @@ class Admin:
         registry: QueueRegistry,
         instance_id: str,
         clock: Callable[[], int],
-        commits: Callable[[], int],
+        counts: Counts,
         withdraw: Callable[[Lane, bytes, bytes], bool],
     ) -> None:
         self._store = store
@@ -48,7 +49,7 @@ class Admin:
         self._registry = registry
         self._instance_id = instance_id
         self._clock = clock
-        self._commits = commits
+        self._counts = counts
         self._withdraw = withdraw
 
     @property
@@ -85,6 +86,10 @@ class Admin:
         """The answer. Raises ValueError or RecursionError for what is no request, Busy or CommitError."""
         request = _read_request(payload)
         done, in_flight = await self._change(request["id"].encode(), prepare(request))
+        if verb == "cancelled":
+            self._counts.purged += done
+        else:
+            self._counts.moved += done
         return json.dumps({"instance": self._instance_id, verb: done, "in_flight": in_flight}).encode()
 
     async def _change(self, client_id: bytes, make: MakeChange) -> tuple[int, int]:
@@ -93,10 +98,10 @@ class Admin:
         Raises Busy or CommitError.
         """
         for _ in range(_TRIES):
-            commits = self._commits()
+            commits = self._counts.commits
             [keys] = await self._store.keys_of_ids([client_id])
             values = await self._store.get_messages(keys)
-            if commits != self._commits():
+            if commits != self._counts.commits:
                 await asyncio.sleep(0)
                 continue  # what was read may be settled by now: read again between two commits
             return await self._submit(keys, values, make)

@@ -235,7 +235,7 @@ class Worker:
             self._registry,
             settings.instance_id,
             self._clock,
-            commits=lambda: self.counts.commits,
+            self.counts,
             withdraw=self._scheduler.withdraw,
         )
         self._redrives = Redrives(
@@ -265,6 +265,7 @@ class Worker:
             self._registry,
             settings.instance_id,
             self._clock,
+            self.counts,
             withdraw_all=self._scheduler.withdraw_all,
             has_room=lambda: not self._headroom.full,
         )

@@ -111,8 +111,10 @@ class Counts:
         "intake_bytes",
         "intake_messages",
         "lateness_seconds",
+        "moved",
         "nats_denied",
         "nats_disconnects",
+        "purged",
         "queues",
         "reaped_dead_letters",
         "reaped_directories",
@@ -141,6 +143,10 @@ class Counts:
         self.reaped_dead_letters = 0
         self.reaper_remaining = 0
         """Records that a directory still holds which is being merged; measured, too, as the next one."""
+        self.purged = 0
+        """Pending messages removed on request."""
+        self.moved = 0
+        """Pending messages that got another time on request."""
         self.redriven = 0
         """Dead letters that became pending messages again, as the next two on somebody's request."""
         self.dead_letters_deleted = 0

@@ -134,6 +134,8 @@ class _Copy(Collector):
                 "Dead letters merged from them.",
                 counts.reaped_dead_letters,
             ),
+            ("requeue_purged_total", "Pending messages removed on request.", counts.purged),
+            ("requeue_moved_total", "Pending messages given another time on request.", counts.moved),
             (
                 "requeue_redriven_total",
                 "Dead letters that were made pending messages again.",

@@ -390,3 +390,15 @@ async def test_a_change_that_makes_no_sense_changes_nothing_and_says_why(
     answer = json.loads((await ask(nc, f"_requeue.admin.{endpoint}", json.dumps(request_).encode())).data)
     assert (answer["code"], says in answer["error"]) == (400, True)
     assert worker.pending("mail") == before
+
+
+async def test_what_was_removed_and_moved_on_request_is_counted(start: StartWorker, nc: Client) -> None:
+    worker = await start()
+    await fill(worker, 12)
+    client = RequeueClient(nc)
+    await client.cancel("m0")
+    await client.reschedule("m1", delay="9h")
+    await all_steps(nc, "move", ids=["m1", "m2"], delay_ns=8 * HOUR)
+    await all_steps(nc, "purge", ids=["m3", "m4", "m0"], dry_run=True)
+    await all_steps(nc, "purge", ids=["m3", "m4", "m0"])
+    assert (worker.worker.counts.purged, worker.worker.counts.moved) == (3, 3)

@@ -22,6 +22,7 @@ def busy_counts() -> Counts:
     counts.intake_messages, counts.intake_bytes, counts.duplicates, counts.commits = 10, 2560, 1, 3
     counts.refused[429] = 5
     counts.redriven, counts.dead_letters_deleted, counts.dead_letters_imported = 21, 22, 23
+    counts.purged, counts.moved = 24, 25
     orders = counts.queues["orders"]
     orders.replays, orders.settled, orders.retried, orders.held, orders.expired = 9, 6, 2, 1, 4
     orders.dead["exhausted"], orders.dead["terminated"] = 7, 8
@@ -55,6 +56,8 @@ def test_totals_are_scraped_as_counted() -> None:
     assert samples["requeue_commits_total", ()] == 3
     assert samples["requeue_refused_total", (("code", "429"),)] == 5
     assert samples["requeue_redriven_total", ()] == 21
+    assert samples["requeue_purged_total", ()] == 24
+    assert samples["requeue_moved_total", ()] == 25
     assert samples["requeue_dead_letters_deleted_total", ()] == 22
     assert samples["requeue_dead_letters_imported_total", ()] == 23
     assert samples["requeue_refused_total", (("code", "400"),)] == 0

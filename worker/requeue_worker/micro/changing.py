@@ -20,6 +20,7 @@ from typing import Final, Literal
 from requeue_protocol.changes import ChangeAnswer, ChangeRequest, MoveRequest, PurgeRequest
 from requeue_protocol.errors import Busy, DiskFull
 from requeue_worker.changes import Remove, Requeue, key_time_ns
+from requeue_worker.counts import Counts
 from requeue_worker.faults import fault_point
 from requeue_worker.inflight import Delivery
 from requeue_worker.micro.filters import Wanted, is_requeue_id, wanted_by
@@ -69,6 +70,7 @@ class Changes:
         registry: QueueRegistry,
         instance_id: str,
         clock: Callable[[], int],
+        counts: Counts,
         *,
         withdraw_all: WithdrawAll,
         has_room: Callable[[], bool],
@@ -78,6 +80,7 @@ class Changes:
         self._registry = registry
         self._instance_id = instance_id
         self._clock = clock
+        self._counts = counts
         self._withdraw_all = withdraw_all
         self._has_room = has_room
         self._stopped = False
@@ -138,6 +141,10 @@ class Changes:
                 changed = len(changes)
         if not request.dry_run and changes:
             await self._commit(changes)
+            if verb == "purge":
+                self._counts.purged += changed
+            else:
+                self._counts.moved += changed
             said = request.model_dump(exclude={"dry_run", "by", "after"}, exclude_defaults=True)
             log.info(
                 f"{verb}: messages changed",

@@ -13,16 +13,16 @@ from requeue_protocol.tables import U32
 
 
 class FramePlace(NamedTuple):
-    """Where a frame is cut out: what lies before the payload is ``[:delay_at]`` and ``[delay_end:payload_at]``.
+    """Where a frame is cut out: it is what lies before the delay, between delay and payload, and behind the payload.
 
-    `payload_at` and the payload's end are read from the data, at `payload_from`, and so are part of the frame: equal
-    frames have equal boundaries. Without a delay field the two `delay_` are equal.
+    The payload's place is told by the frame itself, so envelopes that are cut at one place into an equal frame say the
+    same. Without a delay field the two `delay_` are equal.
     """
 
-    prefix: bytes  #: the bytes before the table: data that begins with these has this place
     delay_at: int
     delay_end: int
-    payload_from: int
+    payload_at: int
+    payload_end: int
 
 
 def frame_place(data: bytes, envelope: Envelope) -> FramePlace | None:
@@ -43,4 +43,4 @@ def frame_place(data: bytes, envelope: Envelope) -> FramePlace | None:
             return None
     delay_at = layout.delay_at or layout.end
     delay_end = delay_at + 8 if layout.delay_at else delay_at
-    return FramePlace(data[: layout.root + 4], delay_at, delay_end, layout.payload_from)
+    return FramePlace(delay_at, delay_end, envelope.payload_at, end)

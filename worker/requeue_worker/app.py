@@ -56,7 +56,7 @@ from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import TIME, queue_prefix
 from requeue_worker.storage.rocksdb import DEAD, MESSAGES
 from requeue_worker.storage.store import Store
-from requeue_worker.storage.transaction import NewMessage
+from requeue_worker.storage.transaction import Accepted, client_id_of
 from requeue_worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -520,13 +520,12 @@ class Worker:
             self.counts.nats_denied["subscribe" if violation.is_subscription else "publish"] += 1
         self._hooks.connection_error(error)
 
-    def _on_durable(self, messages: list[NewMessage]) -> None:
+    def _on_durable(self, messages: list[Accepted]) -> None:
         self._ingest.on_durable(messages)
-        for message in messages:
-            if message.client_id is not None:
-                self._dedupe.durable(message)
+        for client_id in filter(None, map(client_id_of, messages)):
+            self._dedupe.durable(client_id)
 
-    def _on_failed(self, error: CommitError, messages: list[NewMessage]) -> None:
+    def _on_failed(self, error: CommitError, messages: list[Accepted]) -> None:
         self._ingest.on_failed(messages)
         self._dedupe.close()
         self._hooks.write_error(error)

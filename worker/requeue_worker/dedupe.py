@@ -68,10 +68,9 @@ class Dedupe:
         if self._waiting and self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look_up())
 
-    def durable(self, message: NewMessage) -> None:
-        """A message with an id is on disk: its copies are duplicates."""
-        assert message.client_id is not None
-        copies = self._open.pop(message.client_id, [])
+    def durable(self, client_id: bytes) -> None:
+        """A message with this id is on disk: its copies are duplicates."""
+        copies = self._open.pop(client_id, [])
         if copies:
             self._duplicate(self._let_go(copies))
 

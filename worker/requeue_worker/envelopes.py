@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from struct import Struct
 from typing import Final, NamedTuple
 
 from requeue_protocol.envelope import Backoff, Envelope, read_envelope
-from requeue_protocol.frames import frame_place
-from requeue_protocol.tables import U32, U64
+from requeue_protocol.frames import FramePlace, frame_place
 from requeue_worker.record import DELAY, HAS_CLIENT_ID, HEAD_STATIC, RECORD_VERSION
 
-_FRAMES_KEPT: Final = 2048
-_PLACES_KEPT: Final = 256
-_SIZES_KEPT: Final = 256
+_FRAMES_KEPT: Final = 2048  #: of all shapes together
+_SHAPES_KEPT: Final = 4  #: of one size: clients order their fields differently
 _LEARN_EVERY: Final = (
     8  #: what never comes twice is mostly not learnt, since that takes as long as reading it
 )
 
-
-_NO_DELAY: Final = DELAY.pack(0)
+_pack_delay = DELAY.pack
 
 
 class Heading(NamedTuple):
@@ -30,67 +29,40 @@ class Heading(NamedTuple):
     subject: bytes
 
 
-class _Last(NamedTuple):
-    """The newest envelope of one size that was known, cut up: equal parts mean an equal frame."""
+#: what stands before the delay, the delay, what stands between it and the payload, and behind the payload
+_Cut = Callable[[bytes], tuple[bytes, int, bytes, bytes]]
 
-    before: bytes
-    delay_at: int
-    delay_end: int
-    between: bytes  #: from the delay to the payload, its length included
-    after: bytes
-    known: tuple[bytes, int, str, bytes]
+
+class _Shape(NamedTuple):
+    """Where envelopes of one size are cut up, and what those said that had the same parts but delay and payload."""
+
+    cut: _Cut
+    #: by before, between and after: the head up to its delay, ttl, queue, subject
+    known: dict[tuple[bytes, bytes, bytes], tuple[bytes, int, str, bytes]]
+    other: _Shape | None  #: another shape of the same size
+    place: FramePlace
 
 
 class Envelopes:
     """Reads envelopes without headers. What an envelope said is remembered by its frame, in bounded caches."""
 
     def __init__(self) -> None:
-        self._places: dict[bytes, tuple[int, int, int]] = {}
-        #: by frame: the head up to its delay, ttl, queue, subject
-        self._known: dict[bytes, tuple[bytes, int, str, bytes]] = {}
-        #: by size of the envelope
-        self._last: dict[int, _Last] = {}
+        self._by_size: dict[int, _Shape] = {}
+        self._frames = 0
         self._unknown = 0
 
     def read(self, payload: bytes) -> tuple[bytes, int, int, str, bytes]:
         """The heading (a bare tuple: one for each message) of an envelope. Raises MalformedMessage."""
-        size = len(payload)
-        last = self._last.get(size)
-        if last is not None:
-            # Three comparisons in place: half the time of cutting out the frame, a tenth of what intake costs.
-            before, delay_at, delay_end, between, after, known = last
-            if (
-                payload.startswith(between, delay_end)
-                and payload.startswith(before)
-                and payload.endswith(after)
-            ):
-                start, ttl_ns, queue, subject = known
-                if delay_end == delay_at:
-                    return start + _NO_DELAY, 0, ttl_ns, queue, subject
-                raw = payload[delay_at:delay_end]
-                return start + raw[::-1], int.from_bytes(raw, "little"), ttl_ns, queue, subject
-        place = self._places.get(payload[: payload[0] + 4]) if size else None
-        if place is not None:
-            delay_at, delay_end, payload_from = place
-            if payload_from + 4 <= size:
-                payload_at = payload_from + U32(payload, payload_from)[0] + 4
-                if payload_at <= size:
-                    end = payload_at + U32(payload, payload_at - 4)[0]
-                    before, between = payload[:delay_at], payload[delay_end:payload_at]
-                    found = self._known.get(before + between + payload[end:])
-                    if found is not None and end <= size:
-                        self._remember_size(
-                            size, _Last(before, delay_at, delay_end, between, payload[end:], found)
-                        )
-                        start, ttl_ns, queue, subject = found
-                        delay_ns = U64(payload, delay_at)[0] if delay_end > delay_at else 0
-                        return start + DELAY.pack(delay_ns), delay_ns, ttl_ns, queue, subject
+        # One struct for all cuts: 40 % less than a slice for each, an eighth of what the intake costs.
+        shape = self._by_size.get(len(payload))
+        while shape is not None:
+            cut, known, shape, _ = shape
+            before, delay_ns, between, after = cut(payload)
+            found = known.get((before, between, after))
+            if found is not None:
+                start, ttl_ns, queue, subject = found
+                return start + _pack_delay(delay_ns), delay_ns, ttl_ns, queue, subject
         return self._read_unknown(payload)
-
-    def _remember_size(self, size: int, last: _Last) -> None:
-        if len(self._last) >= _SIZES_KEPT:
-            self._last.clear()
-        self._last[size] = last
 
     def _read_unknown(self, payload: bytes) -> Heading:
         envelope = read_envelope(payload)
@@ -104,15 +76,41 @@ class Envelopes:
         place = frame_place(payload, envelope)
         if place is None:
             return
-        if len(self._places) >= _PLACES_KEPT or len(self._known) >= _FRAMES_KEPT:
-            self._places.clear()
-            self._known.clear()
-        prefix, delay_at, delay_end, payload_from = place
-        self._places[prefix] = (delay_at, delay_end, payload_from)
-        end = envelope.payload_at + envelope.payload_len
-        frame = payload[:delay_at] + payload[delay_end : envelope.payload_at] + payload[end:]
+        if self._frames >= _FRAMES_KEPT:
+            self._by_size.clear()
+            self._frames = 0
+        shape = self._shape(len(payload), place)
+        before, _, between, after = shape.cut(payload)
         start = heading.head[: -DELAY.size]
-        self._known[frame] = (start, heading.ttl_ns, heading.queue, heading.subject)
+        shape.known[before, between, after] = (start, heading.ttl_ns, heading.queue, heading.subject)
+        self._frames += 1
+
+    def _shape(self, size: int, place: FramePlace) -> _Shape:
+        """The shape of this size and place, made when new."""
+        first = shape = self._by_size.get(size)
+        number = 0
+        while shape is not None:
+            if shape.place == place:
+                return shape
+            shape = shape.other
+            number += 1
+        made = _Shape(_cut_at(place, size), {}, first if number < _SHAPES_KEPT else None, place)
+        self._by_size[size] = made
+        return made
+
+
+def _cut_at(place: FramePlace, size: int) -> _Cut:
+    delay_at, delay_end, payload_at, payload_end = place
+    if delay_end > delay_at:
+        between = payload_at - delay_end
+        return Struct(f"<{delay_at}sQ{between}s{payload_end - payload_at}x{size - payload_end}s").unpack
+    bare = Struct(f"<{delay_at}s{payload_at - delay_at}s{payload_end - payload_at}x{size - payload_end}s").unpack
+
+    def cut(payload: bytes) -> tuple[bytes, int, bytes, bytes]:
+        before, between, after = bare(payload)
+        return before, 0, between, after
+
+    return cut
 
 
 def heading_of(

@@ -11,7 +11,7 @@ What happens elsewhere: keys and times are made at commit (`storage.transaction`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from requeue_protocol.envelope import read_envelope
 from requeue_protocol.errors import (
@@ -42,8 +42,8 @@ from requeue_worker.record import (
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import DEFAULT_PRIORITY
-from requeue_worker.storage.queues import QueueState
-from requeue_worker.storage.transaction import NewMessage
+from requeue_worker.storage.queues import Lane, QueueState
+from requeue_worker.storage.transaction import Accepted, NewMessage, reply_of
 from requeue_worker.wire import empty_pubs, hpub, pub
 
 log = logging.getLogger(__name__)
@@ -89,35 +89,50 @@ class Ingest:
 
     def on_messages(self, batch: list[Raw]) -> None:
         """Take one socket read's messages."""
-        accepted: list[NewMessage] = []
+        self._counts.intake_messages += len(batch)
+        if self.closed is not None:
+            for raw in batch:
+                self.refuse(raw, self.closed)
+            return
+        accepted: list[Accepted] = []
         with_ids: list[NewMessage] = []
         accepted_bytes = 0
         room = self._buffer_bytes - self._committer.waiting_bytes - self._looked_up_bytes
         limit = self._max_payload() - REPLAY_HEADROOM_BYTES
-        closed, bare, full = self.closed, self._from_envelope, self._with_headers
+        read, full = self._envelopes.read, self._with_headers
+        name = subject = None  # of the bare envelope before: mostly the next one says the same
         for raw in batch:
             _subject, reply, headers, payload = raw
             try:
-                if closed is not None:
-                    raise closed.with_traceback(None)
                 size = len(payload) if headers is None else len(headers) + len(payload)
-                if size > limit:
-                    raise _too_large(size, limit)
-                if accepted_bytes + size > room:
-                    raise Busy(_BUFFER_FULL)
-                message = bare(reply, payload) if headers is None else full(reply, headers, payload)
-                if message.client_id is None:
-                    _take_room(message.lane.queue, size)
+                if size > limit or accepted_bytes + size > room:
+                    raise _too_large(size, limit) if size > limit else Busy(_BUFFER_FULL)
+                if headers is None:
+                    head, delay_ns, ttl_ns, its_name, its_subject = read(payload)
+                    if its_name is not name or its_subject is not subject:
+                        lane = self._lane(its_name, its_subject)
+                        queue, name, subject = lane.queue, its_name, its_subject
+                        limited = queue.policy.max_messages is not None or queue.policy.max_bytes is not None
+                    if delay_ns > _FAR_NS:
+                        self._check_far(delay_ns)
+                    if limited:
+                        _check_room(queue, size)
+                    queue.waiting += 1
+                    queue.waiting_bytes += size
+                    accepted.append((lane, delay_ns, None, ttl_ns, head, payload, size, None, reply, False))
+                else:
+                    message = full(reply, headers, payload)
+                    if message.client_id is None:
+                        _take_room(message.lane.queue, size)
+                    (accepted if message.client_id is None else with_ids).append(message)
             except RefusedError as error:
                 self.refuse(raw, error)
                 continue
             accepted_bytes += size
-            if message.client_id is None:
-                accepted.append(message)
-            else:
-                with_ids.append(message)
-        self._counts.intake_messages += len(batch)
         self._counts.intake_bytes += accepted_bytes
+        self._hand_on(accepted, with_ids)
+
+    def _hand_on(self, accepted: list[Accepted], with_ids: list[NewMessage]) -> None:
         if accepted:
             self._committer.accept(accepted)
         if with_ids:
@@ -129,7 +144,8 @@ class Ingest:
 
         Only now, since a duplicate needs no room: refused, its publisher would think that nothing is stored.
         """
-        accepted, refused = [], []
+        accepted: list[Accepted] = []
+        refused = []
         for message in messages:
             self._looked_up_bytes -= message.size
             try:
@@ -177,19 +193,12 @@ class Ingest:
         size, tail = len(headers) + len(payload), extras + headers + payload
         return NewMessage(lane, delay_ns, policy.at_ns, ttl_ns, head, tail, size, client_id, reply, True)
 
-    def _from_envelope(self, reply: bytes, payload: bytes) -> NewMessage:
-        head, delay_ns, ttl_ns, name, subject = self._envelopes.read(payload)
+    def _lane(self, name: str, subject: bytes) -> Lane:
+        """The lane of a bare envelope. Raises QueueFull, MalformedMessage or SubjectNotAllowed."""
         queue = self._queues.get(name)
         if queue is None or subject not in queue.rules.passed:
             queue = self._registry.named(name, subject)
-        if delay_ns > _FAR_NS:
-            self._check_far(delay_ns)
-        lane = queue.lanes.get(DEFAULT_PRIORITY) or queue.lane(DEFAULT_PRIORITY)
-        # tuple.__new__ for a NamedTuple: half the price of its Python-level constructor, once for each message.
-        return _new(
-            NewMessage,
-            (lane, delay_ns, None, ttl_ns, head, payload, len(payload), None, reply, False),
-        )
+        return queue.lane(DEFAULT_PRIORITY)
 
     def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy) -> NewMessage:
         """A plain message: the queue's policy stands in for what the headers don't say."""
@@ -237,9 +246,9 @@ class Ingest:
 
     # -- out -------------------------------------------------------------------------------------------------
 
-    def on_durable(self, messages: list[NewMessage]) -> None:
+    def on_durable(self, messages: Sequence[Accepted]) -> None:
         """The messages are on disk: ack them."""
-        replies = [message.reply for message in messages if message.reply]
+        replies = list(filter(None, map(reply_of, messages)))
         if replies:
             self._send(empty_pubs(replies), len(replies))
 
@@ -256,10 +265,10 @@ class Ingest:
         self._looked_up_bytes -= sum([message.size for message in messages])
         self.on_failed(messages)
 
-    def on_failed(self, messages: list[NewMessage]) -> None:
+    def on_failed(self, messages: Sequence[Accepted]) -> None:
         """The messages are not on disk: say so to those who can tell that from an ack."""
         error = CommitFailed("the worker could not write to its disk: send again, to another worker")
-        for message in messages:
+        for message in map(NewMessage._make, messages):
             self._answer(message.reply, error, message.has_headers)
 
     def refuse(self, raw: Raw, error: RefusedError) -> None:
@@ -295,12 +304,18 @@ class Ingest:
 
 
 _BUFFER_FULL = "the worker's intake buffer is full: send again in a moment"
-_new = tuple.__new__
 _FAR_NS = 10**18  # about 31 years: only beyond it is the sum with now worth checking
 
 
 def _take_room(queue: QueueState, size: int) -> None:
     """Count a message towards the queue's limits until it is in a batch. Raises QueueFull."""
+    _check_room(queue, size)
+    queue.waiting += 1
+    queue.waiting_bytes += size
+
+
+def _check_room(queue: QueueState, size: int) -> None:
+    """Raise QueueFull where the queue's limits leave no room for one more message."""
     policy = queue.policy
     if policy.max_messages is not None and queue.pending + queue.waiting >= policy.max_messages:
         raise QueueFull(
@@ -308,8 +323,6 @@ def _take_room(queue: QueueState, size: int) -> None:
         )
     if policy.max_bytes is not None and queue.bytes + queue.waiting_bytes + size > policy.max_bytes:
         raise QueueFull(f"queue {queue.name!r} holds its max_bytes of {policy.max_bytes}: send again later")
-    queue.waiting += 1
-    queue.waiting_bytes += size
 
 
 def _extras(policy: IntakePolicy) -> Extras:

@@ -28,9 +28,10 @@ from requeue_worker.storage.queues import Lane, QueueState
 from requeue_worker.storage.store import Store
 from requeue_worker.storage.transaction import (
     CHECKPOINT_INTERVAL_NS,
+    Accepted,
     Ids,
-    NewMessage,
     Transaction,
+    size_of,
 )
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,9 @@ class Committer:
         counts: Counts,
         clock: Callable[[], int],
         *,
-        on_durable: Callable[[list[NewMessage]], None],
+        on_durable: Callable[[list[Accepted]], None],
         on_earlier: Callable[[list[Lane]], None],
-        on_failed: Callable[[CommitError, list[NewMessage]], None],
+        on_failed: Callable[[CommitError, list[Accepted]], None],
     ) -> None:
         self._store = store
         self._counts = counts
@@ -70,7 +71,7 @@ class Committer:
         self._on_earlier = on_earlier
         self._on_failed = on_failed
         self._ids = Ids(os.urandom(8))
-        self._new: list[NewMessage] = []
+        self._new: list[Accepted] = []
         #: when the new messages came, and how many at a time
         self._accepted: deque[tuple[float, int]] = deque()
         self._settled: list[Delivery] = []
@@ -97,11 +98,11 @@ class Committer:
         self._ids.sequence += 1
         return self._ids.epoch + self._ids.sequence.to_bytes(8, "big")
 
-    def accept(self, messages: list[NewMessage]) -> None:
+    def accept(self, messages: list[Accepted]) -> None:
         """Take accepted messages; `on_durable` gets them back once they are on disk."""
         self._new += messages
         self._accepted.append((time.perf_counter(), len(messages)))
-        self.waiting_bytes += sum([message.size for message in messages])
+        self.waiting_bytes += sum(map(size_of, messages))
         self._kick()
 
     def settle(self, deliveries: list[Delivery]) -> None:
@@ -191,12 +192,12 @@ class Committer:
         self._writing = None
         self._idle.set()
 
-    def _take(self) -> tuple[list[NewMessage], list[Delivery], list[Change]]:
+    def _take(self) -> tuple[list[Accepted], list[Delivery], list[Change]]:
         new, settled, changes = self._new, self._settled, self._changes
         if len(new) > BATCH_MESSAGES or self.waiting_bytes > BATCH_BYTES:
             size = count = 0
             while count < min(len(new), BATCH_MESSAGES) and size < BATCH_BYTES:
-                size += new[count].size
+                size += size_of(new[count])
                 count += 1
             self._new, new = new[count:], new[:count]
         else:
@@ -205,7 +206,7 @@ class Committer:
         self._changes, changes = changes[BATCH_MESSAGES:], changes[:BATCH_MESSAGES]
         return new, settled, changes
 
-    def _seal(self, new: list[NewMessage], settled: list[Delivery], changes: list[Change]) -> Transaction:
+    def _seal(self, new: list[Accepted], settled: list[Delivery], changes: list[Change]) -> Transaction:
         now_ns = self._clock()
         transaction = Transaction(self._store.batch(), now_ns)
         transaction.insert_new(new, self._ids)
@@ -221,11 +222,11 @@ class Committer:
         transaction.seal(checkpoints_due)
         return transaction
 
-    def _finish(self, transaction: Transaction, new: list[NewMessage], changes: list[Change]) -> None:
+    def _finish(self, transaction: Transaction, new: list[Accepted], changes: list[Change]) -> None:
         earlier = transaction.settle_in_memory()
         for watcher in self._watchers:
             watcher.update(transaction.left_keys())
-        self.waiting_bytes -= sum([message.size for message in new])
+        self.waiting_bytes -= sum(map(size_of, new))
         if new:
             self._on_durable(new)
             self._measure_acks(len(new))
@@ -246,7 +247,7 @@ class Committer:
             self._counts.ack_seconds.observe(now_s - accepted_s, number)
             acknowledged -= number
 
-    def _fail(self, error: CommitError, new: list[NewMessage]) -> None:
+    def _fail(self, error: CommitError, new: list[Accepted]) -> None:
         self.failed = error
         self._writing = None
         self._idle.set()

@@ -7,7 +7,8 @@ queues in memory is exactly what is durable. `seal` adds the counters and checkp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 from requeue_worker.inflight import Delivery
@@ -36,6 +37,13 @@ class NewMessage(NamedTuple):
     has_headers: bool
 
 
+#: a NewMessage as a bare tuple, which is made in a third of the time: what comes in bulk is one
+Accepted = tuple[Lane, int, int | None, int, bytes, bytes, int, bytes | None, bytes, bool]
+size_of: Callable[[Accepted], int] = itemgetter(6)
+client_id_of: Callable[[Accepted], bytes | None] = itemgetter(7)
+reply_of: Callable[[Accepted], bytes] = itemgetter(8)
+
+
 class Ids:
     """Mints Requeue-Ids: 8 random bytes for this start of the process, then a sequence."""
 
@@ -59,7 +67,7 @@ class Transaction:
 
     # -- bulk paths ------------------------------------------------------------------------------------------
 
-    def insert_new(self, messages: Iterable[NewMessage], ids: Ids) -> None:
+    def insert_new(self, messages: Iterable[Accepted], ids: Ids) -> None:
         """Edge a. Store accepted messages: due = now + delay, deadline = now + ttl, key at the earlier of the two."""
         put, pack, now_ns = self.batch.put, TIME_ID.pack, self.now_ns
         epoch, sequence = ids.epoch, ids.sequence

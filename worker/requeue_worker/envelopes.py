@@ -104,7 +104,9 @@ def _cut_at(place: FramePlace, size: int) -> _Cut:
     if delay_end > delay_at:
         between = payload_at - delay_end
         return Struct(f"<{delay_at}sQ{between}s{payload_end - payload_at}x{size - payload_end}s").unpack
-    bare = Struct(f"<{delay_at}s{payload_at - delay_at}s{payload_end - payload_at}x{size - payload_end}s").unpack
+    bare = Struct(
+        f"<{delay_at}s{payload_at - delay_at}s{payload_end - payload_at}x{size - payload_end}s"
+    ).unpack
 
     def cut(payload: bytes) -> tuple[bytes, int, bytes, bytes]:
         before, between, after = bare(payload)

@@ -23,22 +23,12 @@ from requeue_protocol.errors import (
     QueueFull,
     RefusedError,
 )
-from requeue_protocol.headers import IntakePolicy, read_intake_headers
 from requeue_protocol.replies import ack, refusal
 from requeue_worker.broker.parser import Raw
 from requeue_worker.counts import Counts
 from requeue_worker.envelopes import Envelopes, heading_of
-from requeue_worker.record import (
-    HAS_CLIENT_ID,
-    HEAD_STATIC,
-    MAX_TIME_NS,
-    PLAIN,
-    RECORD_VERSION,
-    UNSET_BACKOFF,
-    UNSET_DELAY,
-    UNSET_RETRIES,
-    Extras,
-)
+from requeue_worker.plain import PlainBlocks, PlainHeading, extras_of
+from requeue_worker.record import MAX_TIME_NS
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import DEFAULT_PRIORITY
@@ -80,6 +70,7 @@ class Ingest:
         self._dedupe = dedupe
         self._buffer_bytes = buffer_bytes
         self._envelopes = Envelopes()
+        self._plain = PlainBlocks()
         #: bytes of messages with a client id that is being looked up, or whose first copy is on its way to disk
         self._looked_up_bytes = 0
         #: set while messages are refused for a reason that holds for all of them
@@ -180,18 +171,18 @@ class Ingest:
         return message
 
     def _with_headers(self, reply: bytes, headers: bytes, payload: bytes) -> NewMessage:
-        policy = read_intake_headers(headers)
-        if policy.subject is not None:
-            return self._from_plain(reply, payload, headers, policy)
-        extras, client_id = _extras(policy).encode(), policy.msg_id
+        said = self._plain.read(headers)
+        if isinstance(said, PlainHeading):
+            return self._from_plain(reply, payload, headers, said)
+        extras, client_id = extras_of(said), said.msg_id
         envelope = read_envelope(payload)
-        heading = heading_of(envelope, len(headers), extras, client_id, policy.backoff)
+        heading = heading_of(envelope, len(headers), extras, client_id, said.backoff)
         head, delay_ns, ttl_ns, name, subject = heading
         queue = self._registry.named(name, subject)
         self._check_far(delay_ns)
-        lane = queue.lane(DEFAULT_PRIORITY if policy.priority is None else policy.priority)
+        lane = queue.lane(DEFAULT_PRIORITY if said.priority is None else said.priority)
         size, tail = len(headers) + len(payload), extras + headers + payload
-        return NewMessage(lane, delay_ns, policy.at_ns, ttl_ns, head, tail, size, client_id, reply, True)
+        return NewMessage(lane, delay_ns, said.at_ns, ttl_ns, head, tail, size, client_id, reply, True)
 
     def _lane(self, name: str, subject: bytes) -> Lane:
         """The lane of a bare envelope. Raises QueueFull, MalformedMessage or SubjectNotAllowed."""
@@ -200,39 +191,22 @@ class Ingest:
             queue = self._registry.named(name, subject)
         return queue.lane(DEFAULT_PRIORITY)
 
-    def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, policy: IntakePolicy) -> NewMessage:
+    def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, said: PlainHeading) -> NewMessage:
         """A plain message: the queue's policy stands in for what the headers don't say."""
-        subject = policy.subject or b""
-        size = len(headers) + len(payload)
-        queue = self._registry.named(policy.queue or "default", subject)
-        extras = _extras(policy).encode()
-        flags = PLAIN if policy.msg_id is None else PLAIN | HAS_CLIENT_ID
-        head = HEAD_STATIC.pack(
-            RECORD_VERSION,
-            flags,
-            UNSET_BACKOFF if policy.backoff is None else policy.backoff,
-            0,
-            len(subject),
-            len(extras),
-            len(headers),
-            headers.find(subject),
-            len(headers),
-            len(payload),
-            UNSET_RETRIES if policy.retries is None else policy.retries,
-            UNSET_DELAY if policy.delay_ns is None else policy.delay_ns,
-        )
-        delay_ns = queue.policy.delay_ns if policy.delay_ns is None else policy.delay_ns
-        ttl_ns = queue.policy.ttl_ns if policy.ttl_ns is None else policy.ttl_ns
-        self._check_far(delay_ns)
+        queue = self._registry.named(said.queue, said.subject)
+        delay_ns = queue.policy.delay_ns if said.delay_ns is None else said.delay_ns
+        ttl_ns = queue.policy.ttl_ns if said.ttl_ns is None else said.ttl_ns
+        if delay_ns > _FAR_NS:
+            self._check_far(delay_ns)
         return NewMessage(
-            queue.lane(DEFAULT_PRIORITY if policy.priority is None else policy.priority),
+            queue.lane(said.priority),
             delay_ns,
-            policy.at_ns,
+            said.at_ns,
             ttl_ns,
-            head,
-            extras + headers + payload,
-            size,
-            policy.msg_id,
+            said.head(len(payload)),
+            said.extras + headers + payload,
+            len(headers) + len(payload),
+            said.client_id,
             reply,
             True,
         )
@@ -323,15 +297,6 @@ def _check_room(queue: QueueState, size: int) -> None:
         )
     if policy.max_bytes is not None and queue.bytes + queue.waiting_bytes + size > policy.max_bytes:
         raise QueueFull(f"queue {queue.name!r} holds its max_bytes of {policy.max_bytes}: send again later")
-
-
-def _extras(policy: IntakePolicy) -> Extras:
-    return Extras(
-        min_backoff_ns=policy.min_backoff_ns,
-        max_backoff_ns=policy.max_backoff_ns,
-        ack_timeout_ns=policy.ack_timeout_ns,
-        backoff_list_ns=policy.backoff_list_ns,
-    )
 
 
 def _too_large(size: int, limit: int) -> MessageTooLarge:

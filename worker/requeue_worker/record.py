@@ -28,6 +28,8 @@ HEAD = struct.Struct(">BBBxIHxxIIIIIQQQQ")
 HEAD_STATIC = struct.Struct(">BBBxIHxxIIIIIQQ")
 HEAD_TIMES = struct.Struct(">QQ")
 DELAY = struct.Struct(">Q")  #: the last field of HEAD_STATIC
+PAYLOAD_LEN = struct.Struct(">I")  #: a field of HEAD_STATIC, with two of 8 bytes behind it
+PAYLOAD_LEN_AT = HEAD_STATIC.size - 2 * DELAY.size - PAYLOAD_LEN.size
 
 PLAIN = 1  #: body is the payload and the subject stands in the headers (else: body is an envelope)
 HAS_CLIENT_ID = 2  #: the headers carry a Nats-Msg-Id, so `ids` has an entry

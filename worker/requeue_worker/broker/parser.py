@@ -60,7 +60,7 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
 
     async def _walk(self, data: bytes) -> int:
         """Handle every complete operation; return where the incomplete rest begins."""
-        find, hot = data.find, self.hot
+        find, hot, sizes = data.find, self.hot, _SIZES
         batches: dict[bytes, list[Raw]] = {sid: [] for sid in hot}
         position, length, received = 0, len(data), 0
         connection = self._connection
@@ -75,10 +75,14 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
                 break
             # `split` takes two thirds of the time of a regular expression, which was a fifth of the whole intake's.
             fields = data[position:line_end].split(b" ")
+            size = sizes.get(fields[-1], -1)
+            known = len(fields) if size >= 0 and fields[0] == b"MSG" else 0
             header_size = 0
-            if len(fields) == _FIELDS_WITH_REPLY and fields[0] == b"MSG" and fields[4].isdigit():
-                _, subject, sid, reply, digits = fields
-                size = int(digits)
+            if known == _WITH_REPLY:
+                _, subject, sid, reply, _ = fields
+            elif known == _WITHOUT_REPLY:
+                _, subject, sid, _ = fields
+                reply = b""
             else:
                 subject, sid, reply, header_size, size = _less_usual(fields)
             start = line_end + 2
@@ -109,7 +113,10 @@ class BulkParser(Parser):  # type: ignore[misc, unused-ignore]
         return length
 
 
-_FIELDS_WITH_REPLY: Final = 5
+_WITHOUT_REPLY: Final = 4  #: fields of a MSG
+_WITH_REPLY: Final = 5
+#: looked up, since `int` alone took a sixth of the time of a message
+_SIZES: Final = {b"%d" % size: size for size in range(4096)}
 _OTHER: Final = (b"", b"", b"", 0, -len(b"\r\n"))  #: it ends with its line
 
 
@@ -117,9 +124,11 @@ def _less_usual(fields: list[bytes]) -> tuple[bytes, bytes, bytes, int, int]:
     """Subject, sid, reply, header bytes and all bytes of a MSG or HMSG; `_OTHER` for any other operation."""
     match fields:
         case [b"HMSG", subject, sid, reply, header, size] if header.isdigit() and size.isdigit():
-            return subject, sid, reply, int(header), int(size)
+            return subject, sid, reply, _SIZES.get(header) or int(header), _SIZES.get(size) or int(size)
         case [b"HMSG", subject, sid, header, size] if header.isdigit() and size.isdigit():
             return subject, sid, b"", int(header), int(size)
+        case [b"MSG", subject, sid, reply, size] if size.isdigit():
+            return subject, sid, reply, 0, int(size)
         case [b"MSG", subject, sid, size] if size.isdigit():
             return subject, sid, b"", 0, int(size)
     return _OTHER

@@ -7,7 +7,7 @@ from binascii import hexlify
 from functools import lru_cache
 
 from requeue_protocol.headers import DEAD_REASON, DIED_AT, travelling_lines
-from requeue_worker.record import UNLIMITED, Record
+from requeue_worker.record import HAS_CLIENT_ID, HEAD, RECORD_VERSION, UNLIMITED, Record
 from requeue_worker.retry import max_attempts
 from requeue_worker.storage.keys import ID_LEN
 from requeue_worker.storage.queues import QueueState
@@ -34,19 +34,53 @@ def attempt_lines(attempt: int, limit: int, queue: str) -> bytes:
     ).encode()
 
 
-#: a replay of a message without headers and history, the hot path: subject, inbox, token, bytes of the header block and
-#: of block and payload, id, `common_lines`, id, payload
-BARE = b"HPUB %b %b%b %d %d\r\nNATS/1.0\r\nRequeue-Id: %b\r\n%bNats-Msg-Id: %b\r\n\r\n%b\r\n"
+#: between the reply subject and the id of a message without an id, policy or history of its own, the hot path: bytes of
+#: the header block and of block and payload, `travelling`
+BARE_MIDDLE = b" %d %d\r\nNATS/1.0\r\n%bRequeue-Id: "
 BARE_BLOCK_BYTES = (
-    len(b"NATS/1.0\r\nRequeue-Id: \r\nNats-Msg-Id: \r\n\r\n") + 4 * ID_LEN
-)  #: without `common_lines`
+    len(b"NATS/1.0\r\nRequeue-Id: ") + ID_LEN * 4 + len(b"\r\n\r\n")
+)  #: without `travelling` and `common_lines`
+
+_TRAVELLING_BYTES_KEPT = 1024
+_travelling = lru_cache(maxsize=512)(travelling_lines)
+
+
+def travelling(headers: bytes) -> bytes:
+    """The lines of a header block that go on to the replay; those of a short one are remembered, since it comes again."""
+    return travelling_lines(headers) if len(headers) > _TRAVELLING_BYTES_KEPT else _travelling(headers)
 
 
 @lru_cache(maxsize=4096)
 def common_lines(attempt: int, limit: int, queue: str, enqueued_ns: int, deadline_ns: int) -> bytes:
-    """The lines that messages committed together share when they are replayed."""
-    lines = b"%b%b\r\n" % (attempt_lines(attempt, limit, queue), rfc3339(enqueued_ns))
-    return lines + b"Requeue-Deadline: %b\r\n" % rfc3339(deadline_ns) if deadline_ns else lines
+    """What stands between the two ids of messages that were committed together when they are replayed."""
+    lines = b"\r\n%b%b\r\n" % (attempt_lines(attempt, limit, queue), rfc3339(enqueued_ns))
+    deadline = b"Requeue-Deadline: %b\r\n" % rfc3339(deadline_ns) if deadline_ns else b""
+    return lines + deadline + b"Nats-Msg-Id: "
+
+
+def read_head(value: bytes, queue: QueueState) -> tuple[int, bool, int, int, int, int, int, bytes]:
+    """What the head of a record of this queue says about its replay.
+
+    The deadline in ns, whether the record is `BARE`, and if so where its headers end, subject and payload begin and end,
+    and the `common_lines`.
+    """
+    (
+        version, flags, _backoff, attempts, subject_len, extras_len, headers_len, subject_at, payload_at, payload_len,
+        limit, _delay_ns, enqueued_ns, deadline_ns,
+    ) = HEAD.unpack_from(value)  # fmt: skip
+    subject_at += HEAD.size
+    payload_at += HEAD.size
+    lines = common_lines(attempts + 1, limit or queue.policy.retries, queue.name, enqueued_ns, deadline_ns)
+    return (
+        deadline_ns,
+        not extras_len and not flags & HAS_CLIENT_ID and version == RECORD_VERSION,
+        HEAD.size + headers_len,
+        subject_at,
+        subject_at + subject_len,
+        payload_at,
+        payload_at + payload_len,
+        lines,
+    )
 
 
 def block_for(record: Record, key: bytes, attempt: int, queue: QueueState, dead: bool = False) -> bytes:

@@ -165,6 +165,7 @@ class Scheduler:
 
     def _serve_ring(self, now_ns: int) -> None:
         out: list[bytes] = []
+        in_flight = len(self._replayer.in_flight)
         budget, room = TICK_MESSAGES, TICK_BYTES
         while self._ring and budget > 0 and room > 0:
             if self._unsent_bytes() >= UNSENT_BYTES:
@@ -188,7 +189,7 @@ class Scheduler:
             if self._ring:
                 self.request_tick()
         if out:
-            self._send(b"".join(out), len(out))
+            self._send(b"".join(out), len(self._replayer.in_flight) - in_flight)
 
     def _serve(
         self, queue: QueueState, quota: int, room: int, now_ns: int, out: list[bytes]

@@ -48,11 +48,13 @@ from requeue_client.message import Message, MessageOptions
 from requeue_client.pipeline import Outcome
 from requeue_client.publisher import Ack
 from requeue_client.requests import Reply, Requeued, retry_request
+from requeue_client.service import AdminClient
 from requeue_client.serving import Serving
 from requeue_client.sync import SyncClient, run
 
 __all__ = [
     "Ack",
+    "AdminClient",
     "AdminResult",
     "Busy",
     "CommitFailed",

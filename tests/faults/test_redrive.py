@@ -105,7 +105,7 @@ async def test_a_redrive_cancelled_half_way_while_new_messages_flow_leaves_each_
     start: StartWorker, nc: Client, monkeypatch: pytest.MonkeyPatch, letters: int, limited: bool
 ) -> None:
     if letters == LETTERS[0]:
-        monkeypatch.setattr("requeue_worker.micro.redrive.STEP_MESSAGES", STEP)
+        monkeypatch.setattr("requeue_worker.micro.redrive.STEP_MESSAGES", 10)  # else it ends too soon
     rate = letters / 5 if limited else None
     worker = await start()
     await die(nc, letters)
@@ -152,7 +152,7 @@ async def test_a_worker_killed_in_a_redrive_while_new_messages_flow_has_each_mes
     publishing = asyncio.create_task(load.run())
     await until(lambda: len(load.books.acked) > 100)
 
-    await ask(nc, "redrive", instance="w0", queue="lost", rate=letters * 2)
+    await ask(nc, "redrive", instance="w0", queue="lost", rate=letters / 2)
     await until(lambda: len(received.times) > letters // 4, timeout_s=60)
     worker.kill()
     await settle(nc)

@@ -219,7 +219,7 @@ async def test_a_job_with_a_rate_is_cancelled_half_way_and_the_rest_stays_dead(
     await kill(worker, 60)
     letters = {stored.id for stored in worker.dead()}
     jobs = await Handler.listen(nc, "nobody.here", answer=lambda msg: msg.ack())
-    started = (await ask(nc, "redrive", job="mine", rate=50))["job"]
+    started = (await ask(nc, "redrive", job="mine", rate=20))["job"]
     assert (started["job"], started["state"]) == ("mine", "running")
     await jobs.next()
 

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOCOL := protocol/requeue_protocol
 
-.PHONY: help install demo test e2e lint format generate manifests helm kube-linter lock fuzz bench soak clean
+.PHONY: help install demo test e2e lint format generate manifests screenshots helm kube-linter lock fuzz bench soak clean
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,9 @@ generate: $(STAMP) ## FlatBuffers code, the CRD, the chart's README (commit what
 	$(BIN)/flatc --python --gen-onefile -o $(PROTOCOL)/flatbuf $(PROTOCOL)/requeue_msg.fbs $(PROTOCOL)/stats_msg.fbs
 	$(BIN)/python -m requeue_operator.crd crds/requeuequeues.requeue.dev.yaml charts/nats-requeue/files/requeuequeues.requeue.dev.yaml
 	$(BIN)/python charts/generate.py readme
+
+screenshots: $(STAMP) ## docs/img from the web view in the system's Chromium (commit what it writes)
+	$(BIN)/python -m tests.browser.screenshots
 
 manifests: helm ## examples/install.yaml from the chart, for kubectl (commit what it writes)
 	$(BIN)/python charts/generate.py manifest

@@ -64,7 +64,7 @@ class Shell:
         self, directory: Path, path: Iterable[Path] = (), environ: Mapping[str, str] | None = None
     ) -> None:
         self.directory = directory
-        ports = {"4222": free_port(), "8080": free_port()}
+        ports = {"4222": free_port(), "8080": free_port(), "8081": free_port()}
         self._ports = {f"127.0.0.1:{said}": f"127.0.0.1:{used}" for said, used in ports.items()}
         tools = directory / ".tools"
         tools.mkdir()

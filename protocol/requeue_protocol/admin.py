@@ -129,6 +129,13 @@ class QueueTotals(BaseModel):
     dropped: dict[str, int]
 
 
+class Buckets(BaseModel):
+    """A histogram: `counts[i]` is what was at most `bounds_s[i]` and above the bound before; the last, above them all."""
+
+    bounds_s: list[float]
+    counts: list[int]
+
+
 class StatsAnswer(AdminAnswer):
     """A page of totals. `refused` is by code."""
 
@@ -139,6 +146,7 @@ class StatsAnswer(AdminAnswer):
     duplicates: int
     refused: dict[str, int]
     commits: int
+    lateness: Buckets  #: of replays, against the time when they were due
     queues: list[QueueTotals]
     next: str | None
 

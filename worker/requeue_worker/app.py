@@ -58,6 +58,7 @@ from requeue_worker.storage.rocksdb import DEAD, MESSAGES
 from requeue_worker.storage.store import Store
 from requeue_worker.storage.transaction import Accepted, client_id_of
 from requeue_worker.supervisor import Supervisor
+from requeue_worker.web.fleet import Fleet
 
 log = logging.getLogger(__name__)
 
@@ -453,6 +454,16 @@ class Worker:
     def nats_connected(self) -> bool:
         """Whether the connection stands now."""
         return hasattr(self, "_broker") and self._broker.connected
+
+    @property
+    def service(self) -> Service:
+        """The admin API of this instance. After the start."""
+        return self._service
+
+    def fleet(self) -> Fleet:
+        """The admin API of this and all other instances, for one who asks from within. After the start."""
+        broker = self._broker
+        return Fleet(self.settings.instance_id, self._service, broker.asking, lambda: broker.connected)
 
     @property
     def reaper(self) -> ReaperStatus:

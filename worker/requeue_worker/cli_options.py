@@ -34,6 +34,8 @@ _GROUPS: Final[Mapping[str, tuple[_Flag, ...]]] = {
         _Flag("instance_id", "ID", "Name of this worker's directory: keep it across restarts."),
         _Flag("shards", "N|auto", "Worker processes; ID.0, ID.1, ... are their directories."),
         _Flag("http", "HOST:PORT", "Serve /livez, /readyz and /metrics there."),
+        _Flag("web.listen", "HOST:PORT", "Serve the web view there. It has no login."),
+        _Flag("web.changes", "BOOL", "Whether the web view may redrive, pause and resume."),
     ),
     "What": (
         _Flag("subject", "SUBJECT", "Subject that messages are taken from; may end in a wildcard."),
@@ -147,6 +149,7 @@ def _parameter(key: str) -> str:
 
 def _default(key: Key) -> str:
     words = {"data_dir": "required", "instance_id": "default: the host name", "http": "default: off"}
+    words["web.listen"] = "default: off"
     if key.dotted in words:
         return words[key.dotted]
     value = key.info.get_default()

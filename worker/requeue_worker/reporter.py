@@ -16,7 +16,7 @@ from requeue_protocol.subjects import STATS
 from requeue_worker.broker.nats import Broker
 from requeue_worker.counts import QueueSnapshot
 from requeue_worker.registry import QueueRegistry
-from requeue_worker.storage.queues import INVALID_QUEUE, NEVER, QueueState
+from requeue_worker.storage.queues import INVALID_QUEUE
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +85,8 @@ class Reporter:
                 queue.dead,
                 queue.dead_bytes,
                 queue.in_flight,
-                _next_due_ns(queue),
+                queue.next_due_ns,
                 queue.paused_until_ns > now_ns,
             )
             for queue in self._registry
         ]
-
-
-def _next_due_ns(queue: QueueState) -> int | None:
-    due_ns = min((lane.head_due_ns for lane in queue.lanes.values()), default=NEVER)
-    return None if due_ns in (0, NEVER) else due_ns

@@ -1,6 +1,6 @@
 """The worker as a process: signals, HTTP endpoints, backups, and the configuration file, around one `Worker`.
 
-    start: HTTP → worker → control → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
+    start: HTTP → worker → web view → control → watch          stop: on SIGTERM or SIGINT, or when the worker ends by itself
 
 A first signal stops gracefully, within `shutdown_grace`: HTTP goes on answering (not ready) until the worker has
 stopped. A second signal ends the process at once; nothing acknowledged is lost by that, the store is crash-safe.
@@ -22,7 +22,7 @@ from requeue_worker.control import Control
 from requeue_worker.counts import QueueSnapshot
 from requeue_worker.http import HttpServer
 from requeue_worker.settings import Settings
-from requeue_worker.shards import listener, watch_supervisor
+from requeue_worker.shards import listener, shard_number, watch_supervisor
 from requeue_worker.watcher import watch_settings
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
             await _serve_http(given or settings.http or "", worker, started, stack)
         await stack.enter_async_context(worker)
         started.set()
+        if settings.web.listen is not None and shard_number() in (None, 0):
+            await _serve_web(worker, stack)
         control = Control(settings.data_dir, settings.instance_id, worker.checkpoint)
         await control.start()
         stack.push_async_callback(control.close)
@@ -90,6 +92,22 @@ async def _serve_http(
     await http.start()
     stack.push_async_callback(http.close)
     log.info("HTTP is listening", extra={"address": str(http.address)})
+
+
+async def _serve_web(worker: Worker, stack: AsyncExitStack) -> None:
+    from requeue_worker.web.server import WebServer  # noqa: PLC0415 - only when the view is on
+
+    settings = worker.settings
+    view = WebServer(
+        settings.web,
+        settings.instance_id,
+        changes=settings.web.changes and not settings.admin.read_only,
+        endpoints=worker.service,
+        fleet=worker.fleet(),
+    )
+    await view.start()
+    stack.push_async_callback(view.close)
+    log.info("the web view is listening", extra={"address": str(view.address)})
 
 
 async def _follow_configuration(settings: Settings, worker: Worker) -> None:

@@ -35,6 +35,8 @@ FLAGS: Final[Mapping[str, str]] = {
     "shards": "--shards",
     "fleet": "--fleet",
     "http": "--http",
+    "web.listen": "--web",
+    "web.changes": "--web-changes",
     "nats.creds_file": "--creds",
     "nats.nkey_file": "--nkey",
     "nats.user": "--user",

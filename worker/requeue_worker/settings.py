@@ -41,6 +41,7 @@ from requeue_worker.setting_types import (
     read_shards,
 )
 from requeue_worker.sources import check, keep_one_login, layer_environment, layer_file, layer_flags, merged
+from requeue_worker.web.settings import WebSettings
 
 __all__ = [
     "AdminSettings",
@@ -51,6 +52,7 @@ __all__ = [
     "ReaperSettings",
     "Settings",
     "TlsSettings",
+    "WebSettings",
     "load",
     "load_settings",
     "policy_for",
@@ -156,6 +158,7 @@ class Settings(Section):
     )
 
     admin: AdminSettings = Field(default_factory=AdminSettings)
+    web: WebSettings = Field(default_factory=WebSettings)
     reaper: ReaperSettings = Field(default_factory=ReaperSettings)
     bridge: BridgeSettings = Field(default_factory=BridgeSettings)
 

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LISTENER: Final = "NATS_REQUEUE_SHARD_LISTENER"
 """Environment variable of a shard: the file descriptor of its listening socket."""
+NUMBER: Final = "NATS_REQUEUE_SHARD_NUMBER"
+"""Environment variable of a shard: which of them it is."""
 _FINAL: Final = (2, 3)  #: exit codes that another try does not change: configuration, data
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 30.0
@@ -38,6 +40,12 @@ def listener() -> socket.socket | None:
     """The socket that this process was given as a shard; None when it is none."""
     number = os.environ.get(LISTENER)
     return None if number is None else socket.socket(fileno=int(number))
+
+
+def shard_number() -> int | None:
+    """Which shard this process is; None when it is none."""
+    number = os.environ.get(NUMBER)
+    return None if number is None else int(number)
 
 
 def watch_supervisor(gone: Callable[[], None]) -> None:
@@ -78,7 +86,7 @@ class _Shard:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(self.socket.fileno(),),
-            env={**os.environ, LISTENER: str(self.socket.fileno())},
+            env={**os.environ, LISTENER: str(self.socket.fileno()), NUMBER: str(self.number)},
             start_new_session=True,  # Ctrl-C is for the supervisor: a second signal would end a shard at once
         )
         if stop.is_set():

@@ -124,6 +124,8 @@ def test_every_flag_reaches_the_setting_that_it_stands_for() -> None:
         "--instance-id": "a/b",
         "--fleet": "a/b",
         "--http": "x",
+        "--web": "x",
+        "--web-changes": "perhaps",
         "--log-level": "x",
         "--log-format": "x",
         "--shutdown-grace": "x",

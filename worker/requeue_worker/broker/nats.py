@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from nats import errors as nats_errors
+from requeue_worker.broker.asking import Asking
 from requeue_worker.broker.client import BulkClient
 from requeue_worker.broker.confirming import Confirming
 from requeue_worker.broker.jetstream import Captured, Heard, Messages
@@ -108,6 +109,10 @@ class Broker:
                 self.send(hpub(message.reply.encode(), reply.block, reply.payload), 1)
 
         await self._subscriptions.add_other(subject, handle)
+
+    def asking(self) -> Asking:
+        """For requests that others answer. Nothing is sent while there is no connection."""
+        return Asking(self._client.new_inbox(), self._subscriptions.add_other, self.send)
 
     def messages_of_streams(self) -> Messages:
         """JetStream's messages by their sequence."""

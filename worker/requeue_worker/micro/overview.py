@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel
 from requeue_protocol.admin import (
+    Buckets,
     InstanceAnswer,
     InstancesRequest,
     QueueEntry,
@@ -19,7 +20,7 @@ from requeue_protocol.admin import (
 )
 from requeue_worker.counts import Counts, QueueCounts
 from requeue_worker.registry import QueueRegistry
-from requeue_worker.storage.queues import NEVER, QueueState
+from requeue_worker.storage.queues import QueueState
 
 ENVELOPE_BYTES: Final = 4096  #: of an answer, for what stands around its entries
 
@@ -79,7 +80,7 @@ class Overview:
 
     async def stats(self, request: StatsRequest) -> StatsAnswer:
         """Totals since the start, with a page of queues."""
-        counts = self._counts
+        counts, late = self._counts, self._counts.lateness_seconds
         page, following = self._page(request, lambda queue: _totals(queue.name, queue.counts))
         return StatsAnswer(
             instance=self._instance_id,
@@ -90,6 +91,7 @@ class Overview:
             duplicates=counts.duplicates,
             refused={str(code): count for code, count in counts.refused.items()},
             commits=counts.commits,
+            lateness=Buckets(bounds_s=list(late.bounds), counts=list(late.counts)),
             queues=page,
             next=following,
         )
@@ -108,7 +110,6 @@ class Overview:
         )
 
     def _entry(self, queue: QueueState) -> QueueEntry:
-        due_ns = min((lane.head_due_ns for lane in queue.lanes.values()), default=NEVER)
         paused = queue.paused_until_ns > self._clock()
         return QueueEntry(
             name=queue.name,
@@ -117,7 +118,7 @@ class Overview:
             in_flight=queue.in_flight,
             dead=queue.dead,
             dead_bytes=queue.dead_bytes,
-            next_due_ns=None if due_ns in (0, NEVER) else due_ns,
+            next_due_ns=queue.next_due_ns,
             paused_until_ns=queue.paused_until_ns if paused else None,
         )
 

@@ -126,6 +126,17 @@ class Service:
         for served in self._served:
             yield served.subject, self._responder(served)
 
+    def changes(self, endpoint: str) -> bool | None:
+        """Whether this endpoint changes anything; None when there is none of that name."""
+        found = [served.endpoint for served in self._served if served.name == endpoint]
+        return found[0].changes if found else None
+
+    async def answer(self, endpoint: str, payload: bytes) -> bytes:
+        """What this instance answers there: JSON, of an error too. Raises KeyError."""
+        responders = {served.name: served for served in self._served}
+        answer = await self._responder(responders[endpoint])(payload)
+        return answer if isinstance(answer, bytes) else answer.payload
+
     # -- discovery -------------------------------------------------------------------------------------------
 
     def _ping(self) -> dict[str, object]:

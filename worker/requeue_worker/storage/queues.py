@@ -224,6 +224,14 @@ class QueueState:
             self.lanes = dict(sorted(self.lanes.items()))
         return lane
 
+    @property
+    def next_due_ns(self) -> int | None:
+        """Time of the first message that waits, read ahead or not; None when there is none, or it is not known yet."""
+        heads = [lane.head_due_ns for lane in self.lanes.values()]
+        heads += [time_of(lane.ready[0][0]) for lane in self.lanes.values() if lane.ready]
+        due_ns = min(heads, default=NEVER)
+        return None if due_ns in (0, NEVER) else due_ns
+
     def encode(self) -> bytes:
         """Counters and checkpoints for the `meta` family."""
         parts = [

@@ -1,0 +1,1 @@
+"""The web view: pages and their JSON, served by a worker on an address of its own."""

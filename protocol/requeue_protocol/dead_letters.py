@@ -113,9 +113,18 @@ class DeadFilter(MessageFilter):
 
 
 class DeadDeleteRequest(DeadFilter):
-    """Delete what a bounded look finds, page by page; with `keys` (of an export) those that are there still, at once."""
+    """Delete what a bounded look finds, page by page; with `keys` (of an export) those that are there still, at once.
+
+    One of all that has to be said: nobody deletes everything by an empty request.
+    """
 
     keys: Annotated[list[Key], Field(max_length=KEYS_LIMIT)] | None = None
+
+    @model_validator(mode="after")
+    def _says_which(self) -> DeadDeleteRequest:
+        if not self.model_dump(exclude={"after"}, exclude_none=True):
+            raise ValueError("say which dead letters: keys, a filter like queue, or died_before_ns")
+        return self
 
 
 class DeadDeleteAnswer(AdminAnswer):

@@ -45,6 +45,7 @@ async def imported(nc: Client, letters: list[Mapping[str, Any]]) -> dict[str, An
 async def deleted(nc: Client, **request: Any) -> int:
     """Over all pages."""
     number, after = 0, ""
+    request.setdefault("died_before_ns", 2**62)
     while after is not None:
         page = await ask(nc, "dead-delete", **request, after=after)
         number, after = number + page["deleted"], page["next"]
@@ -108,7 +109,7 @@ async def test_the_same_letter_deleted_by_many_at_once_goes_once(start: StartWor
     keys = json.loads((await asked(nc, "dead-export", b"{}")).data)["keys"]
     answers = await asyncio.gather(
         *(ask(nc, "dead-delete", keys=keys) for _ in range(3)),
-        *(ask(nc, "dead-delete") for _ in range(3)),
+        *(ask(nc, "dead-delete", died_before_ns=2**62) for _ in range(3)),
         *(worker.ask(b"another %d" % number) for number in range(10)),
         redrive(nc),
     )
@@ -117,6 +118,16 @@ async def test_the_same_letter_deleted_by_many_at_once_goes_once(start: StartWor
     left = len(worker.dead()) + len(worker.invalid())
     assert taken + answers[-1]["redriven"] + left >= 210
     assert worker.dead() == []  # counters and data are compared at the end of each test
+
+
+async def test_an_empty_request_deletes_nothing(start: StartWorker, nc: Client) -> None:
+    worker = await start()
+    await kill(worker, 1)
+    for payload in (b"", b"{}", b'{"after": ""}'):
+        answer = await asked(nc, "dead-delete", payload)
+        assert headers_of(answer)["Nats-Service-Error-Code"] == "400"
+        assert "say which dead letters" in headers_of(answer)["Nats-Service-Error"]
+    assert len(worker.dead()) == 1
 
 
 # -- export and import ---------------------------------------------------------------------------------------------

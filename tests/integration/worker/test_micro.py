@@ -93,7 +93,7 @@ async def test_info_describes_each_endpoint_and_its_subject_answers_what_its_sch
     for name, endpoint in by_name.items():
         schemas = {key: json.loads(schema) for key, schema in endpoint["metadata"].items()}
         assert set(schemas) == {"request_schema", "response_schema"}
-        if not schemas["request_schema"].get("required"):
+        if not schemas["request_schema"].get("required") and not name.startswith("dead-delete"):
             answer = json.loads((await nc.request(endpoint["subject"], b"", timeout=20)).data)
             assert set(answer) == set(schemas["response_schema"]["required"]), name
 

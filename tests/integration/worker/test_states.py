@@ -166,7 +166,7 @@ async def test_edge_n_an_imported_dead_letter_is_dead_as_it_was(start: StartWork
     await worker.publish_plain("jobs.n", b"payload", {"Requeue-Retries": "1"})
     before = await worker.one_dead()
     page = json.loads((await nc.request("_requeue.admin.dead-export", b"", timeout=20)).data)
-    await nc.request("_requeue.admin.dead-delete", b"", timeout=20)
+    await nc.request("_requeue.admin.dead-delete", b'{"queue": "default"}', timeout=20)
     assert worker.dead() == []
     letters = json.dumps({"letters": page["letters"]}).encode()
     await nc.request("_requeue.admin.dead-import", letters, timeout=20)

@@ -58,6 +58,7 @@ _LAZY = {
     "run-now": ("requeue_client.commands.changes", "run_now"),
     "reschedule": ("requeue_client.commands.changes", "reschedule"),
     "purge": ("requeue_client.commands.changes", "purge"),
+    "doctor": ("requeue_client.commands.doctor", "doctor"),
     "bench": ("requeue_client.bench.command", "bench"),
 }
 

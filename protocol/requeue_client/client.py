@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -79,8 +79,11 @@ class RequeueClient:
         nkey_file: Path | str | None = None,
         tls: ssl.SSLContext | None = None,
         timeout: Duration = "5s",
+        on_error: Callable[[Exception], None] | None = None,
     ) -> Self:
         """Connect, and reconnect for ever from then on. For other options connect with nats-py and pass `nc`.
+
+        `on_error` hears what the connection complains of, from the first attempt on: denied permissions, too.
 
         Raises:
             NotConnected: no server could be reached, or it refused, within `timeout`.
@@ -90,17 +93,19 @@ class RequeueClient:
         nc = Client()
         last: list[Exception] = []
 
-        async def on_error(error: Exception) -> None:
+        async def hear(error: Exception) -> None:
             # What the server says tells more than the reset that may follow it.
             if not last or isinstance(error, nats.errors.Error) or not isinstance(last[0], nats.errors.Error):
                 last[:] = [error]
             _logger.warning("nats: %s", error)
+            if on_error is not None:
+                on_error(error)
 
         try:
             async with asyncio.timeout(seconds):
                 await nc.connect(
                     servers,
-                    error_cb=on_error,
+                    error_cb=hear,
                     name=name,
                     user=user,
                     password=password,

@@ -13,6 +13,7 @@ from requeue_client.errors import (
 )
 
 REFUSED, USAGE, UNREACHABLE, PERSISTED, NOT_REPLAYED, NOT_FOUND = 1, 2, 3, 4, 5, 6
+FAULT_FOUND = 7  # by `requeue doctor`
 
 
 def exit_code(error: RequeueError) -> int:

@@ -32,8 +32,13 @@ class Connection:
     tls_key: Path | None
     context: str | None = None
 
-    async def open(self, *, intake: str, timeout_s: float) -> RequeueClient:
-        """Connect: options go before the context. Raises NotConnected, and ContextError."""
+    async def open(
+        self, *, intake: str, timeout_s: float, on_error: Callable[[Exception], None] | None = None
+    ) -> RequeueClient:
+        """Connect: options go before the context; `on_error` as in `RequeueClient.connect`.
+
+        Raises NotConnected, and ContextError.
+        """
         said = Context() if self.context is None else read_context(self.context)
         own_login = any((self.user, self.token_file, self.creds, self.nkey))
         login = Context() if own_login else said
@@ -48,6 +53,7 @@ class Connection:
             nkey_file=self.nkey or login.nkey,
             tls=_tls(self.tls_ca or said.ca, self.tls_cert or said.cert, self.tls_key or said.key),
             timeout=f"{timeout_s:.3f}s",
+            on_error=on_error,
         )
 
 

@@ -1,0 +1,1 @@
+"""What `requeue doctor` looks at, and what it makes of it."""

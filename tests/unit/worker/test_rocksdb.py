@@ -2,6 +2,7 @@
 
 import inspect
 from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,33 @@ def test_a_checkpoint_holds_what_was_written_before_it(tmp_path: Path) -> None:
     copy = Engine(tmp_path / "copy", read_only=True)
     assert sum(1 for _ in copy.keys(MESSAGES, b"", b"\xff")) == 5000
     copy.close()
+
+
+class BusyEngine(Engine):
+    """A database in which a record comes to stand at a key right after each of the first `writes` scans from there."""
+
+    key = b"\x04soon\x04" + bytes(24)
+    writes = 0
+
+    def _what_follows(
+        self, family: str, start: bytes, last: bytes, options: ReadOptions, *, once_more: bool
+    ) -> bytes | None:
+        if self.writes:
+            self.writes -= 1
+            batch = self.batch()
+            batch.put(self.key, b"value")
+            self.write(batch)
+        return super()._what_follows(family, start, last, options, once_more=once_more)
+
+
+@pytest.mark.parametrize("read", [Engine.items, Engine.keys])
+def test_a_record_that_comes_to_stand_where_an_empty_scan_began_is_no_damage(
+    tmp_path: Path, read: Callable[[Engine, str, bytes, bytes], Iterator[object]]
+) -> None:
+    # A message that is moved away from a key and back again, while its lane is read from there.
+    engine = BusyEngine(tmp_path / "db")
+    engine.writes = 1
+
+    found = list(read(engine, MESSAGES, engine.key, b"\x04soon\x05"))
+
+    assert found in ([(engine.key, b"value")], [engine.key])

@@ -171,15 +171,16 @@ class Engine:
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
         beyond: bytes | None = start
+        looked: bytes | None = None
         while beyond is not None:
-            start, last = beyond, b""
+            before, looked, last = looked, beyond, b""
             items: Iterator[tuple[bytes, bytes]] = self._families[family].items(
-                from_key=start, read_opt=options
+                from_key=beyond, read_opt=options
             )  # type: ignore[assignment]
             for item in items:
                 last = item[0]
                 yield item
-            beyond = self._what_follows(family, start, last, options)
+            beyond = self._what_follows(family, looked, last, options, once_more=looked == before)
 
     def few(self, family: str, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         """As `items`, all at once: for ranges of a few records, where a second look at the end would cost the most."""
@@ -215,18 +216,22 @@ class Engine:
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
         beyond: bytes | None = start
+        looked: bytes | None = None
         while beyond is not None:
-            start, last = beyond, b""
-            keys: Iterator[bytes] = self._families[family].keys(from_key=start, read_opt=options)  # type: ignore[assignment]
+            before, looked, last = looked, beyond, b""
+            keys: Iterator[bytes] = self._families[family].keys(from_key=beyond, read_opt=options)  # type: ignore[assignment]
             for last in keys:
                 yield last
-            beyond = self._what_follows(family, start, last, options)
+            beyond = self._what_follows(family, looked, last, options, once_more=looked == before)
 
-    def _what_follows(self, family: str, start: bytes, last: bytes, options: ReadOptions) -> bytes | None:
+    def _what_follows(
+        self, family: str, start: bytes, last: bytes, options: ReadOptions, *, once_more: bool
+    ) -> bytes | None:
         """Where a scan that gave nothing behind `last` goes on; None at the end of its range. Raises DataDamaged.
 
         rocksdict's iterators end just so at a damaged block, silently: there this second look finds the damage. What it
-        finds otherwise was written since the scan began, which sees the database as it was then.
+        finds otherwise was written since the scan began, which sees the database as it was then. A record at the very
+        `start` may have come meanwhile, but once: a scan that gives nothing there `once_more` can't read it.
         """
         beyond = last + b"\x00" if last else start
         end = self._families[family].iter(options)
@@ -236,7 +241,7 @@ class Engine:
         except Exception as error:
             raise DataDamaged(f"{family} can't be read at {beyond.hex()}: {error}{WHAT_TO_DO}") from error
         found: bytes | None = end.key() if end.valid() else None
-        if found == start and not last:
+        if found == start and not last and once_more:
             raise DataDamaged(f"{family} can't be read at {start.hex()}: a scan from there gives nothing")
         return found
 

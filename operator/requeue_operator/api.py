@@ -199,6 +199,15 @@ class Switch(_Model):
     enabled: bool = Field(default=False, description="Whether to make one. Default: false.")
 
 
+class Web(_Model):
+    """The workers' web view."""
+
+    changes: bool = Field(
+        default=False,
+        description="Whether it may redrive dead letters, pause and resume queues. Default: false.",
+    )
+
+
 class RequeueQueueSpec(_Model):
     """What is asked for."""
 
@@ -261,6 +270,10 @@ class RequeueQueueSpec(_Model):
     pod_monitor: Switch = Field(
         default_factory=Switch,
         description="A PodMonitor for the Prometheus operator, where its CRD is installed.",
+    )
+    web: Web | None = Field(
+        default=None,
+        description="A web view on 127.0.0.1:8081 of each pod, for kubectl port-forward. It has no login. Left out: none.",
     )
     paused: bool = Field(
         default=False,

@@ -21,6 +21,7 @@ CONFIG_DIR: Final = "/etc/requeue/config"
 CREDENTIALS_DIR: Final = "/etc/requeue/credentials"
 DATA_DIR: Final = "/var/lib/requeue"
 HTTP_PORT: Final = 8080
+WEB: Final = "127.0.0.1:8081"  #: nobody but a port-forward, which asks who comes, reaches it
 _LIVE: Final = ("defaults", "queues")
 
 
@@ -34,6 +35,7 @@ def worker_config(owner: Owner, spec: RequeueQueueSpec) -> dict[str, Any]:
         "subject": spec.subject,
         "queue_group": spec.queue_group,
         "http": f":{HTTP_PORT}",
+        **({"web": {"listen": WEB, "changes": spec.web.changes}} if spec.web is not None else {}),
         "log_format": "json",
         "shutdown_grace": format_duration(spec.shutdown_grace_ns),
         "nats": _nats(spec.nats),

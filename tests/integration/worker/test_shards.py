@@ -102,6 +102,15 @@ async def test_each_message_goes_to_one_shard_and_is_delivered_once(
     assert worker.log.count("stopped") >= 2
 
 
+async def test_one_web_view_shows_all_shards(nats_server: NatsServer, worker_factory: WorkerFactory) -> None:
+    view = f"127.0.0.1:{free_port()}"
+    worker_factory(nats_server, "--shards", "2", "--instance-id", "a", "--web", view)
+    url = f"http://{view}/ui/api/instances"
+    async with aiohttp.ClientSession() as session, session.post(url, json={}) as response:
+        answers = (await response.json())["answers"]
+    assert sorted(answer["instance"] for answer in answers) == ["a.0", "a.1"]
+
+
 async def test_a_shard_that_is_killed_is_started_again_alone_and_nothing_is_lost(
     nats_server: NatsServer, nc: Client, worker_factory: WorkerFactory, handled: Handled
 ) -> None:

@@ -68,6 +68,14 @@ def test_worker_reads_the_policies_of_the_spec(tmp_path: Path) -> None:
     assert (settings.shutdown_grace_ns, settings.fleet) == (90_000_000_000, OWNER.uid)
 
 
+def test_a_web_view_is_for_the_pod_itself_and_only_shows_unless_told(tmp_path: Path) -> None:
+    assert _loaded(tmp_path).web.listen is None
+    shows, changes = _loaded(tmp_path, web={}).web, _loaded(tmp_path, web={"changes": True}).web
+    assert (shows.listen, shows.changes) == ("127.0.0.1:8081", False)
+    assert (changes.listen, changes.changes) == ("127.0.0.1:8081", True)
+    assert restart_hash(OWNER, read(web={})) != restart_hash(OWNER, read())
+
+
 def test_every_login_is_by_files_out_of_secrets(tmp_path: Path) -> None:
     nats = _loaded(
         tmp_path, nats={"servers": ["nats"], "credentials": {"userPassword": {"secretName": "nats"}}}

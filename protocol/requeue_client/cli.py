@@ -59,6 +59,7 @@ _LAZY = {
     "reschedule": ("requeue_client.commands.changes", "reschedule"),
     "purge": ("requeue_client.commands.changes", "purge"),
     "doctor": ("requeue_client.commands.doctor", "doctor"),
+    "subscribe": ("requeue_client.commands.subscribe", "subscribe"),
     "bench": ("requeue_client.bench.command", "bench"),
 }
 

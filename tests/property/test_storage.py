@@ -116,7 +116,9 @@ class StorageMachine(RuleBasedStateMachine):
 
         def noting(new: list[NewMessage], settled: list[Delivery], changes: list[Any]) -> Any:
             self._note_sealed(new, settled, changes)
-            return seal(new, settled, changes)
+            transaction = seal(new, settled, changes)
+            self._note_rekeyed(changes)
+            return transaction
 
         committer._seal = noting  # type: ignore[method-assign]
         self.admin = Admin(
@@ -198,6 +200,18 @@ class StorageMachine(RuleBasedStateMachine):
             time_ns = min(change.due_ns, letter.deadline_ns or change.due_ns)
             self.deadlines[payload] = letter.deadline_ns
             self.sealing[payload] = Fate("pending", change.queue.name, letter.priority, time_ns, 0)
+
+    def _note_rekeyed(self, changes: list[Any]) -> None:
+        """A message in flight takes no key again that it had: then it is keyed some nanoseconds later."""
+        for change in changes:
+            if (
+                isinstance(change, Rekey)
+                and self.in_flight.get(decode(change.delivery.value).payload) is change.delivery
+            ):
+                payload, time_ns = decode(change.delivery.value).payload, time_of(change.delivery.key)
+                asked = self.sealing[payload]
+                assert asked.time_ns <= time_ns <= asked.time_ns + 8
+                self.sealing[payload] = asked._replace(time_ns=time_ns)
 
     def _fate(self, payload: bytes) -> Fate:
         return self.sealing.get(payload) or self.disk[payload]

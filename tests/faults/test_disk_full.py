@@ -180,6 +180,24 @@ async def test_after_a_flush_that_found_no_room_messages_are_taken_once_rocksdb_
     assert worker.write_errors == []
 
 
+async def test_a_reply_that_comes_before_rocksdb_writes_again_waits_for_it(
+    start: StartWorker, nc: Client, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headroom, "RECLAIM_S", 3600.0)
+    worker = await start(data_dir=disk.path)
+    await worker.publish_plain("jobs.later", os.urandom(200_000), LATER)
+    jobs = await Handler.listen(nc, "jobs.>", lambda msg: nc.publish(msg.reply, b""))
+    await fill_to_the_last_byte(disk, worker)
+    await worker.worker._store.reclaim([])
+    assert not worker.worker._store.writable
+
+    disk.make_room()
+    await worker.forward(HOUR)
+    await until(lambda: not worker.queue().pending, ROOM_S)
+    assert len(jobs.received) == 1
+    assert worker.write_errors == []
+
+
 async def test_on_a_disk_without_a_byte_nothing_is_written_to_reclaim_room(
     start: StartWorker, disk: Disk
 ) -> None:

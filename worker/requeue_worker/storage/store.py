@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,6 +35,8 @@ from requeue_worker.storage.tenure import Tenure
 log = logging.getLogger(__name__)
 
 STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
+RECOVERY_S = 15.0  #: a write waits so long for room: RocksDB looks for some every 5 s
+RECOVERY_LOOK_S = 0.2
 READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
 
 T = TypeVar("T")
@@ -65,6 +68,7 @@ class Store:
         self.uid = uid_of(engine)
         self._tenure = tenure
         self._engine = engine
+        self._errors = engine.background_errors()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="requeue-read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="requeue-write")
         #: looks at the disk before each commit, on the write thread, and hears of it on the event loop
@@ -124,9 +128,22 @@ class Store:
 
     def _write(self, batch: Batch) -> Room | None:
         room = None if self.look is None else self.look()
+        self._await_recovery()
         self._tenure.check()
         self._engine.write(batch)
         return room
+
+    def _await_recovery(self) -> None:
+        """After a flush that failed, wait for RocksDB to make it good. Raises CommitError when it does not."""
+        errors, give_up_s = self._engine.background_errors(), time.monotonic() + RECOVERY_S
+        while errors != self._errors:
+            try:
+                self._engine.write(self._engine.batch())  # refused like any other, and nothing is lost with it
+                self._errors = errors
+            except CommitError:
+                if time.monotonic() >= give_up_s:
+                    raise
+                time.sleep(RECOVERY_LOOK_S)
 
     def meta(self, key: bytes) -> bytes | None:
         """An entry of the `meta` family. Blocks, and may be called from any thread."""

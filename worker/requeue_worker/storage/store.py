@@ -138,7 +138,7 @@ class Store:
         errors, give_up_s = self._engine.background_errors(), time.monotonic() + RECOVERY_S
         while errors != self._errors:
             try:
-                self._engine.write(self._engine.batch())  # refused like any other, and nothing is lost with it
+                self._engine.write(self._engine.batch())  # an empty one is refused as well
                 self._errors = errors
             except CommitError:
                 if time.monotonic() >= give_up_s:

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import get_completion_class
@@ -86,8 +86,11 @@ def main() -> None:
 
 
 @main.command(epilog=_EXIT_CODES)
-@click.argument("subject")
+@click.argument("subject", required=False)
 @click.argument("payload", required=False, default="")
+@click.option(
+    "--file", help="Publish the JSON lines of this file (-: standard input); SUBJECT is for lines without."
+)
 @click.option("--delay", help="First due this long after it is on disk: 10m, 1h30m, 500ms.")
 @click.option("--at", help="First due then: 2030-01-31T18:30:00Z.")
 @click.option("--ttl", help="Dead letter after this long; 0 = never.")
@@ -105,12 +108,16 @@ def main() -> None:
 @click.option("--timeout", default="10s", show_default=True, help="How long to try, connecting included.")
 @intake_option
 @connection_options
-def publish(subject: str, payload: str, **options: Any) -> None:
+def publish(subject: str | None, payload: str, file: str | None, **options: Any) -> None:
     """Publish PAYLOAD (- for standard input, none for empty) for SUBJECT, and wait for the ack.
 
     A worker writes it to disk and, when it is due, sends it to SUBJECT as a request until a handler answers.
     What is not said by an option, the queue's policy in the worker decides.
     """
+    if file is not None:
+        _publish_file(file, subject, payload, options)
+    if subject is None:
+        raise click.UsageError("Missing argument 'SUBJECT'")
     data = sys.stdin.buffer.read() if payload == "-" else payload.encode(errors="surrogateescape")
     count, timeout, intake = (options.pop(name) for name in ("count", "timeout", "intake"))
     connection = Connection(**{name: options.pop(name) for name in Connection.__dataclass_fields__})
@@ -201,6 +208,33 @@ def _message_options(options: dict[str, Any]) -> MessageOptions:
         retries = int(retries)
     said: MessageOptions = {**options, "retries": retries, "headers": headers}  # type: ignore[typeddict-item]
     return said
+
+
+def _publish_file(file: str, subject: str | None, payload: str, options: dict[str, Any]) -> NoReturn:
+    """Publish a file's lines, and end with the exit code."""
+    from requeue_client.commands.publish_file import publish_file
+
+    timeout, intake = options.pop("timeout"), options.pop("intake")
+    connection = Connection(**{name: options.pop(name) for name in Connection.__dataclass_fields__})
+    if payload or options.pop("count") != 1 or any(options.values()):
+        raise click.UsageError("with --file, what a message says stands in its line")
+    path = None if file == "-" else Path(file)
+    if path is not None and not path.is_file():
+        raise click.UsageError(f"there is no file {file}")
+
+    async def do() -> int:
+        timeout_s = duration_s(timeout, "timeout")
+        async with await connection.open(intake=intake, timeout_s=timeout_s) as client:
+            return await publish_file(client, path, subject, timeout_s=timeout_s)
+
+    try:
+        code = asyncio.run(do())
+    except RequeueError as error:
+        click.echo(f"requeue: {error}", err=True)
+        code = exit_code(error)
+    except (ContextError, ValueError) as wrong:
+        raise click.UsageError(str(wrong)) from None
+    sys.exit(code)
 
 
 async def _publish(

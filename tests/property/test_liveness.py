@@ -16,7 +16,7 @@ from requeue_worker.storage.keys import time_of
 from requeue_worker.storage.queues import NEVER, Lane, QueueState
 from requeue_worker.wakeups import WakeUps
 
-from tests.property.liveness import LivenessMachine
+from tests.property.liveness import QUEUES, LivenessMachine, S
 from tests.property.virtual import FakeBroker
 
 
@@ -145,3 +145,23 @@ def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
     plant(monkeypatch)
     with pytest.raises((AssertionError, ExceptionGroup)):
         run(examples=200, steps=40, shrink=False)
+
+
+def test_what_was_in_flight_when_the_clock_went_back_goes_out_again_although_it_is_not_due_by_that_clock() -> (
+    None
+):
+    machine = LivenessMachine()
+    machine.begin(answers=[b"", None], tiny=False)  # the last is given first
+    machine.publish(number=1, queue=QUEUES[0], priority=4, delay_ns=2 * S, ttl_ns=0, client_id="")
+    machine.pass_time(3 * S)
+    ((payload, sent),) = machine.last.items()
+    machine.step_clock(hours=-1)
+    machine.cut()
+    machine.mend()
+    machine.pass_time(60 * S)
+
+    again = machine.last[payload]
+    machine.teardown()
+    assert payload in machine.settled
+    assert (sent.attempt, again.attempt) == (1, 1)
+    assert again.at_ns < sent.at_ns - 3000 * S

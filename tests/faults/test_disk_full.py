@@ -121,7 +121,7 @@ async def test_all_that_was_settled_can_be_reclaimed_although_nothing_moves_the_
     await worker.until_empty()
     assert len(jobs.received) == 3
 
-    await worker.worker._reclaim()
+    await worker.worker._reclaimer.reclaim()
 
     (lane,) = worker.queue().lanes.values()
     assert lane.checkpoint == lane.lowest_unsettled() == lane.cursor
@@ -205,7 +205,7 @@ async def test_on_a_disk_without_a_byte_nothing_is_written_to_reclaim_room(
     await worker.publish_plain("jobs.later", os.urandom(200_000), LATER)
     await fill_to_the_last_byte(disk, worker)
 
-    await worker.worker._reclaim()
+    await worker.worker._reclaimer.reclaim()
 
     assert worker.write_errors == []
     assert worker.worker.live()[0]

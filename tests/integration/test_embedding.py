@@ -12,8 +12,9 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from requeue_protocol.envelope import build_envelope
-from requeue_worker.app import Hooks, Worker
+from requeue_worker.app import Worker
 from requeue_worker.errors import CommitError, DataDirLocked
+from requeue_worker.hooks import Hooks
 from requeue_worker.settings import Settings
 from requeue_worker.storage.rocksdb import Batch, Engine
 

@@ -14,13 +14,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
 from requeue_protocol.errors import RefusedError
-from requeue_worker.admin import Admin
 from requeue_worker.answers import Answers
 from requeue_worker.bridge.bridge import Bridge, subjects_of
 from requeue_worker.broker.nats import Broker
@@ -33,40 +30,27 @@ from requeue_worker.drain.receiver import Receiver
 from requeue_worker.drain.volume import ensure_identity
 from requeue_worker.errors import CommitError
 from requeue_worker.headroom import Headroom
+from requeue_worker.hooks import Hooks
 from requeue_worker.inflight import Delivery
 from requeue_worker.ingest import Ingest
-from requeue_worker.micro.browse import Browse
-from requeue_worker.micro.changing import Changes
-from requeue_worker.micro.dead import DeadEndpoints
-from requeue_worker.micro.endpoints import endpoints
-from requeue_worker.micro.overview import Overview
-from requeue_worker.micro.pauses import Pauses
-from requeue_worker.micro.redrive import Redrives
+from requeue_worker.micro.api import AdminApi
 from requeue_worker.micro.service import Service
 from requeue_worker.reaper.reaper import Reaper, ReaperStatus
+from requeue_worker.reclaimer import Reclaimer
 from requeue_worker.record import MAX_TIME_NS
 from requeue_worker.registry import QueueRegistry
-from requeue_worker.replay import rfc3339
 from requeue_worker.replayer import Replayer
 from requeue_worker.reporter import Reporter
 from requeue_worker.retirement import Retirement
 from requeue_worker.scheduler import Scheduler
 from requeue_worker.settings import Settings, policy_for
 from requeue_worker.storage.committer import Committer
-from requeue_worker.storage.keys import TIME, queue_prefix
-from requeue_worker.storage.rocksdb import DEAD, MESSAGES
 from requeue_worker.storage.store import Store
 from requeue_worker.storage.transaction import Accepted, client_id_of
 from requeue_worker.supervisor import Supervisor
 from requeue_worker.web.fleet import Fleet
 
 log = logging.getLogger(__name__)
-
-WRITE_ROOM_BYTES = 1 << 20  #: for a batch of checkpoints in the log, and for the tables of what is in memory
-
-
-def _nothing(*_: object) -> None:
-    """The hook of who wants none."""
 
 
 def _identify(data_dir: Path) -> None:
@@ -75,24 +59,6 @@ def _identify(data_dir: Path) -> None:
         ensure_identity(data_dir)
     except OSError as error:
         log.warning("the volume has no identity", extra={"directory": str(data_dir), "error": str(error)})
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What an embedding program may want to hear. All are called on the event loop and must not block or raise."""
-
-    #: subscriptions are live: the worker takes messages
-    ready: Callable[[], None] = _nothing
-    #: a batch could not be written; the worker ends
-    write_error: Callable[[CommitError], None] = _nothing
-    #: an attempt to connect failed, a permission was denied, or another asynchronous NATS error
-    connection_error: Callable[[Exception], None] = _nothing
-    disconnected: Callable[[], None] = _nothing
-    reconnected: Callable[[], None] = _nothing
-    #: the worker has ended
-    closed: Callable[[], None] = _nothing
-    #: a directory that a gone instance left was merged and removed; told again, at most, after a crash in between
-    reaped: Callable[[Path, str], None] = _nothing
 
 
 class Worker:
@@ -202,13 +168,16 @@ class Worker:
             dedupe=lambda messages: self._dedupe.admit(messages),
             buffer_bytes=settings.intake_buffer_bytes,
         )
+        self._reclaimer = Reclaimer(
+            self._store, committer, self._registry, self._replayer, self.counts, self._clock
+        )
         self._headroom = Headroom(
             self._store.path,
             settings.disk_reserve,
             self.counts,
             waiting_bytes=lambda: committer.waiting_bytes,
             refuse=self._ingest.refuse_all,
-            reclaim=self._reclaim,
+            reclaim=self._reclaimer.reclaim,
             writable=lambda: self._store.writable,
             background_errors=self._store.background_errors,
         )
@@ -230,47 +199,19 @@ class Worker:
             held=self._dedupe.holds,
             forget=self._scheduler.forget,
         )
-        self._admin = Admin(
-            self._store,
-            committer,
-            self._registry,
-            settings.instance_id,
-            self._clock,
-            self.counts,
-            withdraw=self._scheduler.withdraw,
-        )
-        self._redrives = Redrives(
+        self._api = AdminApi(
+            settings,
             self._store,
             committer,
             self._registry,
             self._dead_letters,
-            settings.instance_id,
-            self._clock,
             self.counts,
-            has_room=lambda: not self._headroom.full,
-        )
-        self._dead = DeadEndpoints(
-            self._store,
-            committer,
-            self._registry,
-            self._dead_letters,
-            settings.instance_id,
             self._clock,
-            self.counts,
+            self._scheduler,
+            ready=self.ready,
             max_payload=lambda: broker.max_payload,
             has_room=lambda: not self._headroom.full,
         )
-        self._changes = Changes(
-            self._store,
-            committer,
-            self._registry,
-            settings.instance_id,
-            self._clock,
-            self.counts,
-            withdraw_all=self._scheduler.withdraw_all,
-            has_room=lambda: not self._headroom.full,
-        )
-        self._service = self._make_service(settings)
         self._reaper = Reaper(
             settings,
             self._store,
@@ -299,36 +240,6 @@ class Worker:
             clock_stepped=self._scheduler.look_again,
         )
 
-    def _make_service(self, settings: Settings) -> Service:
-        instance, release, broker = settings.instance_id, version("nats-requeue"), self._broker
-        overview = Overview(
-            self._registry,
-            self.counts,
-            instance,
-            settings.fleet,
-            release,
-            self._clock,
-            ready=self.ready,
-            max_payload=lambda: broker.max_payload,
-        )
-        browse = Browse(self._store, self._registry, instance, max_payload=lambda: broker.max_payload)
-        pauses = Pauses(
-            self._registry,
-            self._committer,
-            instance,
-            self._clock,
-            look_again=self._scheduler.look_again,
-        )
-        started = rfc3339(self._clock()).decode()
-        return Service(
-            instance,
-            settings.fleet,
-            release,
-            started,
-            endpoints(overview, browse, self._admin, self._redrives, self._dead, pauses, self._changes),
-            read_only=settings.admin.read_only,
-        )
-
     def _make_bridge(self) -> Bridge:
         broker, said = self._broker, self.settings.bridge
         return Bridge(
@@ -348,7 +259,7 @@ class Worker:
     async def _connect(self) -> None:
         await self._broker.connect()
         self._replayer.inbox = self._answers.inbox = self._broker.inbox_prefix
-        for subject, answer in (*self._service.subjects(), *self._receiver.endpoints.items()):
+        for subject, answer in (*self._api.service.subjects(), *self._receiver.endpoints.items()):
             await self._broker.respond(subject, answer)
         await self._broker.subscribe_replies(self._replayer.on_replies)
         if self.settings.intake:
@@ -376,8 +287,7 @@ class Worker:
             self._scheduler.stop()
             await self._reaper.stop()
             await self._receiver.stop()
-            await self._redrives.stop()
-            self._changes.stop()
+            await self._api.stop()
             if self._bridge is not None:
                 await self._bridge.stop()
             if self._committer.failed is None:
@@ -458,12 +368,12 @@ class Worker:
     @property
     def service(self) -> Service:
         """The admin API of this instance. After the start."""
-        return self._service
+        return self._api.service
 
     def fleet(self) -> Fleet:
         """The admin API of this and all other instances, for one who asks from within. After the start."""
         broker = self._broker
-        return Fleet(self.settings.instance_id, self._service, broker.asking, lambda: broker.connected)
+        return Fleet(self.settings.instance_id, self._api.service, broker.asking, lambda: broker.connected)
 
     @property
     def reaper(self) -> ReaperStatus:
@@ -474,28 +384,6 @@ class Worker:
     def reporter(self) -> Reporter:
         """Snapshots of the queues, for metrics."""
         return self._reporter
-
-    async def _reclaim(self) -> None:
-        """Below a lane's checkpoint nothing is pending, and dead letters end with their retention.
-
-        The checkpoints move first: on a full disk no batch may follow that would move them past what was settled last.
-        What stands between removed records is written once more, so there must be room for it: RocksDB compacts nothing
-        for long after it had none. After a flush that found none every write would fail, and end the worker.
-        """
-        if not self._store.writable:
-            await self._store.recover()
-            return
-        lanes = [lane for queue in self._registry for lane in queue.lanes.values()]
-        alive = self._replayer.in_flight.bytes + sum(len(value) for lane in lanes for _, value in lane.ready)
-        if alive + WRITE_ROOM_BYTES > self.counts.disk_free_bytes // 2:
-            return
-        await self._committer.checkpointed(queue for queue in self._registry if queue.lanes)
-        removed = [(MESSAGES, lane.prefix, lane.checkpoint) for lane in lanes]
-        for queue in self._registry:
-            before_ns = max(self._clock() - queue.policy.dead_letter_retention_ns, 0)
-            prefix = queue_prefix(queue.name)
-            removed.append((DEAD, prefix, prefix + TIME.pack(before_ns)))
-        await self._store.reclaim(removed)
 
     # -- what the parts tell each other ----------------------------------------------------------------------
 

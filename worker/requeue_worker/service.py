@@ -17,9 +17,10 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 
-from requeue_worker.app import Hooks, Worker
+from requeue_worker.app import Worker
 from requeue_worker.control import Control
 from requeue_worker.counts import QueueSnapshot
+from requeue_worker.hooks import Hooks
 from requeue_worker.http import HttpServer
 from requeue_worker.settings import Settings
 from requeue_worker.shards import listener, shard_number, watch_supervisor

@@ -27,10 +27,11 @@ from requeue_protocol.envelope import build_envelope
 from requeue_protocol.errors import MalformedMessage
 from requeue_protocol.policy import QueuePolicy
 from requeue_protocol.subjects import SubjectRules, check_queue_name
-from requeue_worker.app import Hooks, Worker
+from requeue_worker.app import Worker
 from requeue_worker.broker.client import BulkClient
 from requeue_worker.broker.parser import Raw
 from requeue_worker.counts import QueueCounts
+from requeue_worker.hooks import Hooks
 from requeue_worker.inflight import Delivery
 from requeue_worker.record import Extras, Record, decode
 from requeue_worker.settings import Settings

@@ -13,7 +13,8 @@ from typing import Protocol
 import nats
 import pytest
 from requeue_protocol.envelope import build_envelope
-from requeue_worker.app import Hooks, Worker
+from requeue_worker.app import Worker
+from requeue_worker.hooks import Hooks
 from requeue_worker.settings import Settings
 
 from tests.integration.worker.logins import (

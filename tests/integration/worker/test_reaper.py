@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 from requeue_worker import faults
-from requeue_worker.app import Hooks, Worker
+from requeue_worker.app import Worker
 from requeue_worker.errors import CommitError, DataDirLocked
+from requeue_worker.hooks import Hooks
 from requeue_worker.metrics import Metrics
 from requeue_worker.reaper.liveness import Liveness
 from requeue_worker.settings import Settings

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from requeue_client.local import find_executable
+from requeue_worker.changes import RemoveDead
 from requeue_worker.cli import main
-from requeue_worker.deadletters import _RemoveDead
 from requeue_worker.record import HEAD, decode
 from requeue_worker.repeated import repeated_ids
 from requeue_worker.storage.keys import META_FORMAT, META_MARK, dead_key, id_of, ids_prefix, meta_queue_key
@@ -217,7 +217,7 @@ def test_retention_takes_the_mark_with_the_dead_letter(path: Path) -> None:
         letter = mark[len(META_MARK) :]
         transaction = Transaction(batch, NOW_NS)
         mail = read_queue(engine, "mail")
-        _RemoveDead(mail, [(letter, decode(engine.get(DEAD, letter) or b"").size)]).apply(transaction)
+        RemoveDead(mail, [(letter, decode(engine.get(DEAD, letter) or b"").size)]).apply(transaction)
         transaction.seal(checkpoints_due=False)
 
     report = edited(path, edit)

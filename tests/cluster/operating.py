@@ -95,11 +95,23 @@ def make_pods_ready(
     """What a kubelet would do. `address`: the IP that they all have."""
     pods = f"/api/v1/namespaces/{namespace}/pods"
     cluster.until(f"{count} pods are made", lambda: len(cluster.get(pods)["items"]) == count)
+    assert set(_report_pods(cluster, namespace, address, ready)) <= {200}
+
+
+def make_those_there_ready(cluster: ControlPlane, namespace: str, *, address: str) -> None:
+    """As `make_pods_ready`, while pods may come and go: one that goes meanwhile is no pod any more."""
+    assert set(_report_pods(cluster, namespace, address, ready=True)) <= {200, 404}
+
+
+def _report_pods(cluster: ControlPlane, namespace: str, address: str, ready: bool) -> list[int]:
+    """Write the status of each pod that is there; what the API server answered."""
+    pods = f"/api/v1/namespaces/{namespace}/pods"
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     readiness = {"type": "Ready", "status": str(ready), "lastTransitionTime": now}
     status: dict[str, Any] = {"phase": "Running", "conditions": [readiness]}
     if address:
         status |= {"podIP": address, "podIPs": [{"ip": address}]}
-    for pod in cluster.get(pods)["items"]:
-        where = f"{pods}/{pod['metadata']['name']}/status"
-        assert cluster.request("PATCH", where, {"status": status}, MERGE)[0] == 200
+    return [
+        cluster.request("PATCH", f"{pods}/{pod['metadata']['name']}/status", {"status": status}, MERGE)[0]
+        for pod in cluster.get(pods)["items"]
+    ]

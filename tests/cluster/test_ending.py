@@ -18,7 +18,7 @@ from tests.cluster.operating import (
     claims,
     condition,
     create_queue,
-    make_pods_ready,
+    make_those_there_ready,
     patch_spec,
 )
 from tests.cluster.specs import path, requeue_queue
@@ -96,7 +96,7 @@ async def test_when_its_worker_has_nothing_left_it_goes_and_its_volume_on_a_proo
 
     def is_emptied() -> bool:
         if replicas_of_set(cluster, namespace) != 0:
-            make_pods_ready(cluster, namespace, 1, address=address)
+            make_those_there_ready(cluster, namespace, address=address)
         return replicas_of_set(cluster, namespace) == 0
 
     cluster.until("the worker goes", is_emptied)

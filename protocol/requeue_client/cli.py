@@ -48,6 +48,7 @@ _LAZY = {
     "instances": ("requeue_client.commands.overview", "instances"),
     "queues": ("requeue_client.commands.overview", "queues"),
     "stats": ("requeue_client.commands.overview", "stats"),
+    "top": ("requeue_client.commands.top", "top"),
     "list": ("requeue_client.commands.browse", "list_messages"),
     "peek": ("requeue_client.commands.browse", "peek"),
     "show": ("requeue_client.commands.browse", "show"),

@@ -30,7 +30,7 @@ from rich.live import Live
 
 from requeue_client.commands.output import EXIT_CODES, admin_options, console, run_admin
 from requeue_client.commands.top_keys import SORTS, View, keys_of, pressed
-from requeue_client.commands.top_view import Look, drawn, page_rows
+from requeue_client.commands.top_view import Look, drawn, kept_on_screen, page_rows
 from requeue_client.errors import RequeueError
 from requeue_client.service import AdminClient
 from requeue_client.times import duration_s
@@ -144,7 +144,7 @@ class _Top:
             self._end.set()
         for key in keys_of(data):
             page = page_rows(self._live.console.height, self._now, self._view)
-            self._view = pressed(self._view, key, page)
+            self._view = kept_on_screen(pressed(self._view, key, page), self._now, page)
         if self._view.quit:
             self._end.set()
         self._draw()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from requeue_protocol.admin import InstanceAnswer, QueueEntry, QueueTotals, StatsAnswer
@@ -91,6 +91,12 @@ def page_rows(height: int, look: Look, view: View) -> int:
     """How many queues fit on a screen of so many lines."""
     more = (2 if view.help else 0) + bool(look.silent) + bool(look.trouble)
     return max(1, height - _HEAD_LINES - more)
+
+
+def kept_on_screen(view: View, now: Look, page: int) -> View:
+    """The view, scrolled no further than to the last page: a press of "up" shows at once then."""
+    last = max(0, len(chosen(rows_of(now, None), view)) - page)
+    return replace(view, first=min(view.first, last))
 
 
 def drawn(now: Look, before: Look | None, view: View, height: int | None) -> Group:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from requeue_client.commands.top_keys import SORTS, View, keys_of, pressed
-from requeue_client.commands.top_view import Look, drawn
+from requeue_client.commands.top_view import Look, drawn, kept_on_screen
 from requeue_protocol.admin import Buckets, QueueEntry, QueueTotals, StatsAnswer
 from rich.console import Console
 
@@ -94,3 +94,11 @@ def test_keys_sort_scroll_stop_filter_and_quit() -> None:
     assert after(b"/maq\x7fil\r") == View(filter="mail")
     assert after(b"/mail\x1b") == View()
     assert after(b"?q") == View(help=True, quit=True)
+
+
+def test_scrolling_ends_at_the_last_page_and_up_shows_at_once_from_there() -> None:
+    now, page = look(SECOND, 0), 20
+    view = View()
+    for key in ["page-down"] * 60 + ["up"]:
+        view = kept_on_screen(pressed(view, key, page), now, page)
+    assert view.first == 1000 - page - 1

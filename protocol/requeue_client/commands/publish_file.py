@@ -119,13 +119,16 @@ async def publish_file(
             if outcome.error is None:
                 note.add(number, digest)
                 task.published += 1
+                task.duplicates += outcome.ack is not None and outcome.ack.duplicate
             else:
                 task.fail(number, str(outcome.error), exit_code(outcome.error))
             bar.update(shown, completed=task.read - len(task.sent))
     note.close(done=task.code == 0)
     before = f", {task.before} were before" if task.before else ""
     wrong = f", {task.failed} failed" if task.failed else ""
-    click.echo(f"on disk: {task.published} messages{before}{wrong}")
+    same = f"{task.duplicates} of them were pending already under the same id"
+    twice = f", {same}" if task.duplicates else ""
+    click.echo(f"on disk: {task.published} messages{twice}{before}{wrong}")
     return task.code
 
 
@@ -137,7 +140,7 @@ class _Task:
         self._name = name.encode()
         self._subject = subject
         self.sent: dict[int, tuple[int, str]] = {}
-        self.read = self.published = self.before = self.failed = self.code = 0
+        self.read = self.published = self.duplicates = self.before = self.failed = self.code = 0
 
     def messages(self, lines: IO[bytes]) -> Iterator[Message]:
         """Those that are to be published."""

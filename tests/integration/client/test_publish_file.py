@@ -62,6 +62,17 @@ async def test_a_bad_line_is_told_by_its_number_and_the_others_go_on(
     assert await pending(nats_server) == 3
 
 
+async def test_the_same_file_again_while_it_is_pending_adds_nothing_and_says_so(
+    nats_server: NatsServer, worker_factory: WorkerFactory, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(worker_factory, nats_server)
+    args = ["publish", "bulk.a", "--file", str(written(tmp_path / "lines", 3)), "--server", nats_server.url]
+    assert (await run(*args)).stdout == b"on disk: 3 messages\n"
+    again = await run(*args)
+    assert again.stdout == b"on disk: 3 messages, 3 of them were pending already under the same id\n"
+    assert await pending(nats_server) == 3
+
+
 async def test_lines_come_from_standard_input_too(
     nats_server: NatsServer, worker_factory: WorkerFactory
 ) -> None:

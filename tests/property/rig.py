@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -37,7 +38,7 @@ from requeue_worker.storage.keys import (
 from requeue_worker.storage.queues import Lane, QueueState
 from requeue_worker.storage.rocksdb import DEAD, IDS, MESSAGES, META, Batch, Engine
 from requeue_worker.storage.store import Store
-from requeue_worker.storage.transaction import NewMessage
+from requeue_worker.storage.transaction import Ids, NewMessage
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -170,6 +171,9 @@ class Rig:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self._lives = 0
+        self._opened = 0
+        #: of the ids' epochs: one salt gives the lives of a run the same epochs each time, and another an order of its own
+        self.salt = 0
         self.now_ns = START_NS
         self.mono_ns = 10 * S
         self.loop = asyncio.new_event_loop()
@@ -196,6 +200,9 @@ class Rig:
             on_earlier=self.earlier.extend,
             on_failed=self._on_failed,
         )
+        # A random epoch decides the order of keys with equal times: a run could not be repeated.
+        self._opened += 1
+        self.committer._ids = Ids(hashlib.sha256(b"%d %d" % (self.salt, self._opened)).digest()[:8])
 
     def _on_failed(self, error: CommitError, messages: list[NewMessage]) -> None:
         self.errors.append(error)

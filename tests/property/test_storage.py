@@ -237,9 +237,10 @@ class StorageMachine(RuleBasedStateMachine):
     def _alive(self) -> bool:
         return self.rig.committer.failed is None
 
-    @initialize()
-    def _start(self) -> None:
-        """Hypothesis wants one rule that always runs."""
+    @initialize(salt=st.integers(0, 7))
+    def _start(self, salt: int) -> None:
+        """The epochs of later lives, and with them the order of ids, are drawn: whatever happens can happen again."""
+        self.rig.salt = salt
 
     @precondition(lambda self: self._alive)
     @rule(
@@ -445,7 +446,8 @@ class StorageMachine(RuleBasedStateMachine):
     def look_for_purge(self, pick: int, number: int, offset_ns: int | None) -> None:
         """A step of a purge (no offset) or move reads some of what is pending, in key order."""
         items = list(self.rig.store._engine.items("messages", b"", b"\xff"))
-        first = pick % max(len(items), 1)
+        by_payload = sorted(range(len(items)), key=lambda place: decode(items[place][1]).payload)
+        first = by_payload[pick % len(items)] if items else 0
         watch = self.rig.committer.departures()
         due_ns = None if offset_ns is None else self.rig.now_ns + offset_ns
         self.looked.append(Looked(watch, watch.__enter__(), items[first : first + number], due_ns))
@@ -715,20 +717,43 @@ class StorageMachine(RuleBasedStateMachine):
         assert in_memory == set(self.rig.stored.pending)
 
 
-def run(examples: int, steps: int) -> None:
+def run(examples: int, steps: int, machine: type[StorageMachine] = StorageMachine, **more: Any) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        StorageMachine,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            **more,
         ),
     )
 
 
 def test_the_store_does_what_the_model_says_over_operations_and_crashes() -> None:
     run(examples=50, steps=50)
+
+
+def _recorded() -> list[object]:
+    """What is on disk and in memory after each step of a run."""
+    seen: list[object] = []
+
+    class Recorded(StorageMachine):
+        @invariant()
+        def record(self) -> None:
+            keys = {decode(value).payload: key for key, value in self.rig.stored.pending.items()}
+            ready = [[decode(value).payload for _, value in lane.ready] for lane in self.rig.lanes()]
+            seen.append((keys, dict(self.disk), ready, list(self.in_flight), self.rig.now_ns))
+
+    run(15, 50, Recorded, derandomize=True)
+    return seen
+
+
+def test_a_run_can_be_repeated() -> None:
+    first, second = _recorded(), _recorded()
+    assert len(first) > 100
+    differ = [step for step, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
+    assert not differ, f"the first step that came out differently is {differ[0]}"
 
 
 @pytest.mark.slow

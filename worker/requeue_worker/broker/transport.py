@@ -29,4 +29,6 @@ class WideTransport(TcpTransport):  # type: ignore[misc, unused-ignore]
         """End it at once. `close` would first send what is buffered, to a peer that may not read for an hour."""
         for writer in (self._io_writer, self._bare_io_writer):
             if writer is not None:
-                writer.transport.abort()
+                # Debian 12's asyncio (3.11.2) fails so when a TLS connection is lost already.
+                with contextlib.suppress(AttributeError):
+                    writer.transport.abort()

@@ -7,6 +7,7 @@ from requeue_worker import readahead, scheduler
 from requeue_worker.allowance import FAIR_SLOTS
 from requeue_worker.app import Worker
 from requeue_worker.scheduler import UNSENT_BYTES
+from requeue_worker.storage import store
 
 __all__ = ["FAIR_SLOTS", "UNSENT_BYTES", "check_memory", "patch"]
 
@@ -15,7 +16,9 @@ TINY = {
     "READ_LIMIT": 4,
     "READ_LEAST": 2,
     "READ_MOST": 6,
-    "READ_LANES": 1,
+    "READ_LANES": 2,
+    "FEW_LANES": 1,
+    "HOP_MESSAGES": 3,
     "READY_BYTES": 1500,
     "QUANTUM": 3,
     "SEND_CHUNK": 2,
@@ -26,7 +29,8 @@ def patch(patches: pytest.MonkeyPatch, tiny: bool) -> None:
     """Put tiny limits in place of the real ones, until `patches` is undone."""
     if tiny:
         for name, value in TINY.items():
-            patches.setattr(readahead if hasattr(readahead, name) else scheduler, name, value)
+            [module] = [each for each in (readahead, scheduler, store) if hasattr(each, name)]
+            patches.setattr(module, name, value)
 
 
 def check_memory(worker: Worker) -> None:

@@ -617,6 +617,16 @@ class StorageMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._alive and self.readings)
     @rule(pick=PICK)
+    def turn_back(self, pick: int) -> None:
+        """The read thread has brought enough before it comes to this lane."""
+        waiting = [lane for lane, reading in self.readings.items() if reading.result is None]
+        if waiting:
+            lane = waiting[pick % len(waiting)]
+            del self.readings[lane]
+            lane.note_unread()
+
+    @precondition(lambda self: self._alive and self.readings)
+    @rule(pick=PICK)
     def deliver(self, pick: int) -> None:
         """The read comes back to the loop."""
         done = [lane for lane, reading in self.readings.items() if reading.result is not None]

@@ -104,6 +104,21 @@ def test_an_insert_during_a_read_is_not_passed_by_that_read() -> None:
     assert (lane.cursor, lane.head_due_ns) == (key_at(lane, 4), 4)
 
 
+def test_a_lane_that_a_read_did_not_come_to_is_due_as_before_and_has_what_came_meanwhile() -> None:
+    lane = queue_of().lane()
+    lane.note_durable_insert(key_at(lane, 4))
+    deliver(lane, key_at(lane, 2))
+    lane.reading = True
+    lane.release(key_at(lane, 2))
+    lane.note_unread()
+    assert (lane.reading, lane.cursor, lane.head_due_ns) == (False, key_at(lane, 4), 4)
+    assert lane.unsettled == {}
+    lane.reading = True
+    lane.note_durable_insert(key_at(lane, 3))
+    lane.note_unread()
+    assert (lane.cursor, lane.head_due_ns) == (key_at(lane, 3), 3)
+
+
 def test_a_message_settled_during_a_read_is_not_brought_back_by_it() -> None:
     """The read may have looked before the message went."""
     lane = queue_of().lane()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from requeue_protocol.headers import build_headers
 from requeue_worker.allowance import FAIR_SLOTS
 from requeue_worker.readahead import READ_LIMIT, READY_BYTES
 from requeue_worker.scheduler import TICK_BYTES, UNSENT_BYTES
+from requeue_worker.storage import store as stores
 from requeue_worker.storage.queues import NEVER
+from requeue_worker.storage.store import ReadRequest, ReadResult
 
 from tests.property.virtual import MS, START_NS, S, Sent, VirtualWorker
 
@@ -100,6 +103,47 @@ def test_a_trickle_costs_a_few_ticks_for_each_message(path: Path) -> None:
         worker.run_for(30 * S)
         assert len(worker.sent) == 200
         assert worker.scheduler.ticks - ticks <= 8 * 200
+
+
+def test_many_queues_that_are_due_at_once_are_read_in_a_few_hops(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        hops = count_reads(worker)
+        for number in range(1000):
+            worker.publish(b"%d" % number, queue=f"q{number}", delay_ns=S)
+        worker.run_for(10 * S)
+        assert len(set(worker.payloads)) == 1000
+        assert sum(hops) >= 1000
+        assert len(hops) <= 15
+
+
+def test_lanes_that_a_hop_has_no_room_for_are_read_with_the_next_ones(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "HOP_MESSAGES", 40)
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.store.read_ns = MS
+        hops = count_reads(worker)
+        for number in range(1200):
+            worker.publish(b"%d" % number, queue=f"q{number % 60}", delay_ns=S)
+        worker.run_for(10 * S)
+        assert sorted(map(int, worker.payloads)) == list(range(1200)), "each once"
+        assert len(hops) >= 30
+        assert sum(hops) <= 8 * 60, "few are asked for in vain"
+
+
+def count_reads(worker: VirtualWorker) -> list[int]:
+    """How many lanes each hop from now on is asked for."""
+    hops: list[int] = []
+    read_lanes = worker.store._read_lanes
+
+    def count(requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        hops.append(len(requests))
+        return read_lanes(requests)
+
+    worker.store._read_lanes = count  # type: ignore[method-assign]
+    return hops
 
 
 def test_wake_ups_for_what_comes_late_do_not_pile_up(path: Path) -> None:

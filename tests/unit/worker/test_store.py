@@ -115,6 +115,30 @@ def test_a_read_of_large_messages_stops_after_some_megabytes(store: Store) -> No
     assert stores.READ_BYTES <= sum(len(value) for _, value in found.records) < stores.READ_BYTES + 2_000_000
 
 
+@pytest.mark.parametrize(("messages", "held"), [(3, 1 << 20), (1000, 150)])
+async def test_a_hop_over_many_lanes_ends_where_it_has_brought_enough(
+    store: Store, monkeypatch: pytest.MonkeyPatch, messages: int, held: int
+) -> None:
+    monkeypatch.setattr(stores, "HOP_MESSAGES", messages)
+    monkeypatch.setattr(stores, "HOP_BYTES", held)
+    lanes = [lane_of(name) for name in "abcd"]
+    put(store, *[(lane, time_ns, bytes(50)) for lane in lanes for time_ns in (1, 2)])
+    results = await store.read_due([ReadRequest(lane, lane.prefix, 10, 1000) for lane in lanes])
+    assert [(result.lane, len(result.records)) for result in results] == [(lane, 2) for lane in lanes[:2]]
+
+
+async def test_a_hop_reads_one_lane_at_least_and_passes_empty_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "HOP_MESSAGES", 1)
+    empty, full, other = lane_of("a"), lane_of("b"), lane_of("c")
+    put(store, *[(lane, time_ns, b"v") for lane in (full, other) for time_ns in (1, 2)])
+    results = await store.read_due(
+        [ReadRequest(lane, lane.prefix, 10, 1000) for lane in (empty, full, other)]
+    )
+    assert [(result.lane, len(result.records)) for result in results] == [(empty, 0), (full, 2)]
+
+
 async def test_ids_lead_to_the_keys_of_their_messages(store: Store) -> None:
     [first, second, third] = put(store, *[(lane_of(), time_ns, b"v") for time_ns in (1, 2, 3)])
     batch = store.batch()

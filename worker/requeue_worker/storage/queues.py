@@ -130,14 +130,23 @@ class Lane:
                 self.cursor = records[-1][0] + b"\x00"
             # What follows is not earlier than the last one read.
             self.head_due_ns = time_of(records[-1][0]) if more and records else NEVER
+        self._catch_up()
+        return fresh
+
+    def note_unread(self) -> None:
+        """A read that was asked for came back without this lane: cursor and head are what they were."""
+        self.reading = False
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take in what became durable while a read was under way."""
         if self.arrived is not None:
             self.cursor = min(self.cursor, self.arrived)
             self._advance_head(time_of(self.arrived))
             self.arrived = None
         for key in self.released:
-            unsettled.pop(key, None)
+            self.unsettled.pop(key, None)
         self.released.clear()
-        return fresh
 
     def _advance_head(self, due_ns: int) -> bool:
         if due_ns < self.head_due_ns:

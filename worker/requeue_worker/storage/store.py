@@ -38,6 +38,10 @@ STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
 RECOVERY_S = 15.0  #: a write waits so long for room: RocksDB looks for some every 5 s
 RECOVERY_LOOK_S = 0.2
 READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
+HOP_MESSAGES = (
+    4096  #: reads in one hop stop between two lanes after so many: other lanes wait for the end of it
+)
+HOP_BYTES = 32 << 20
 
 T = TypeVar("T")
 
@@ -189,8 +193,20 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self._reader, function)
 
     async def read_due(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
-        """Read several lanes in one hop."""
-        return await self._read(lambda: [self._read_lane(request) for request in requests])
+        """Read several lanes in one hop: the first of them, as many as it has room for, and one at least."""
+        return await self._read(partial(self._read_lanes, requests))
+
+    def _read_lanes(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        results: list[ReadResult] = []
+        messages = held = 0
+        for request in requests:
+            if messages >= HOP_MESSAGES or held >= HOP_BYTES:
+                break
+            result = self._read_lane(request)
+            messages += len(result.records)
+            held += sum([len(value) for _, value in result.records])
+            results.append(result)
+        return results
 
     def _read_lane(self, request: ReadRequest) -> ReadResult:
         """One by one, since only a record's size says how many more there is room for."""

@@ -25,11 +25,22 @@ ROWS = (
     ("both", "both", "worker_cpu_us_per_msg", "CPU of the worker for a message's whole life, µs", 20, False),
     ("ack", "ack", "ack_p50_ms", "ack at 1,000 messages/s, p50, ms", 1, False),
     ("ack", "ack", "ack_p99_ms", "the same, p99, ms", 5, False),
-    ("lateness", "lateness", "lateness_p50_ms", "lateness at 5,000 due/s, p50, ms", 2, False),
-    ("lateness", "lateness", "lateness_p99_ms", "the same, p99, ms", 10, False),
+    ("growth", "growth", "lateness_p50_ms", "lateness at 5,000 due/s over 10,000,000 pending, p50, ms", 2, False),
+    ("growth", "growth", "lateness_p99_ms", "the same, p99, ms", 10, False),
     ("headofline", "headofline", "lateness_p99_ms", "lateness beside a stuck queue, p99, ms", 50, False),
     ("startup", "startup", "first_replay_s", "start to first replay, s", 2, False),
+    ("growth", "growth", "worker_peak_rss_mb", "memory at 10,000,000 pending in 100 queues, MB", 300, False),
+    ("growth", "growth", "disk_share", "disk for that, of payloads and keys", 1.3, False),
 )  # fmt: skip
+
+#: file of growth, and over what
+GROWTH = (("growth", "worse with more pending by"), ("growth-queues", "worse with more queues by"))
+PANELS = (
+    ("ingest, messages/s", "ingest_per_s"),
+    ("replay, messages/s", "replay_per_s"),
+    ("lateness p50, ms", "lateness_p50_ms"),
+    ("memory of the worker, MB", "worker_rss_mb"),
+)
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -38,12 +49,12 @@ def measured(name: str) -> dict[str, Any]:
     return content
 
 
-def figures_of(name: str, scenario: str, system: str = "requeue") -> dict[str, Any]:
-    """The figures of one system in a file."""
-    for result in measured(name)["results"]:
-        if (result["scenario"], result["system"]) == (scenario, system):
+def figures_of(name: str, scenario: str) -> dict[str, Any]:
+    """The figures of requeue in a file: of growth those at the largest backlog."""
+    for result in reversed(measured(name)["results"]):
+        if result["scenario"] == scenario and (scenario == "growth" or result["system"] == "requeue"):
             return dict(result["figures"])
-    raise LookupError(f"{name}.json has no {scenario} of {system}")
+    raise LookupError(f"{name}.json has no {scenario} of requeue")
 
 
 def table() -> str:
@@ -75,16 +86,26 @@ def peers() -> str:
 
 
 def growth() -> str:
-    """Rates, lateness and memory at each backlog."""
+    """Rates, lateness, memory and disk at each backlog, then at each number of queues, and what became worse by how much."""
+    names = ("ingest_per_s", "replay_per_s", "lateness_p50_ms", "lateness_p99_ms", "worker_rss_mb")
     said = [
-        "| pending | ingest/s | replay/s | lateness p50, ms | p99, ms | memory, MB |",
-        "|---:|---:|---:|---:|---:|---:|",
+        "| pending | queues | ingest/s | replay/s | lateness p50, ms | p99, ms | memory, MB |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for result in measured("growth")["results"]:
-        names = ("ingest_per_s", "replay_per_s", "lateness_p50_ms", "lateness_p99_ms", "worker_rss_mb")
-        cells = " | ".join(_shown(result["figures"][name]) for name in names)
-        said.append(f"| {result['system'].removesuffix(' pending')} | {cells} |")
-    return "\n".join(said)
+    worse = ["| from the smallest to the largest | ingest | replay | lateness p50 |", "|---|---:|---:|---:|"]
+    for file, title in GROWTH:
+        if not (FIGURES / f"{file}.json").exists():
+            continue
+        results = measured(file)["results"]
+        for result in results:
+            cells = " | ".join(_shown(result["figures"][name]) for name in names)
+            said.append(
+                f"| {result['parameters']['backlog']:,} | {result['parameters']['queues']:,} | {cells} |"
+            )
+        first, last = results[0]["figures"], results[-1]["figures"]
+        factors = [first[name] / last[name] for name in names[:2]] + [last[names[2]] / first[names[2]]]
+        worse.append(f"| {title} | {' | '.join(f'{factor:.2f} times' for factor in factors)} |")
+    return "\n".join([*said, "", *worse])
 
 
 def _shown(value: float | None) -> str:
@@ -100,22 +121,19 @@ def plots() -> dict[str, str]:
         for result in measured(file)["results"] if (FIGURES / f"{file}.json").exists() else []:
             if result["system"] != "requeue" or file == "ingest":
                 rates[result["system"]] = result["figures"]["rate_per_s"]
-    points = [
-        (float(result["system"].partition(" ")[0].replace(",", "")), result["figures"])
-        for result in measured("growth")["results"]
-    ]
-    panels = {
-        title: [(size, float(figures[name])) for size, figures in points]
-        for title, name in (
-            ("ingest, messages/s", "ingest_per_s"),
-            ("replay, messages/s", "replay_per_s"),
-            ("lateness p50, ms", "lateness_p50_ms"),
-            ("memory of the worker, MB", "worker_rss_mb"),
-        )
-    }
     return {
         "ingest.svg": bars("Acknowledged messages per second", "/s", rates),
-        "growth.svg": lines("As the backlog grows", "messages pending", panels),
+        "growth.svg": lines("As the backlog grows", "messages pending", panels("growth", "backlog")),
+        "growth-queues.svg": lines("As queues become more", "queues", panels("growth-queues", "queues")),
+    }
+
+
+def panels(file: str, over: str) -> dict[str, list[tuple[float, float]]]:
+    """Each figure of growth over one of its parameters."""
+    results = measured(file)["results"] if (FIGURES / f"{file}.json").exists() else []
+    return {
+        title: [(float(each["parameters"][over]), float(each["figures"][name])) for each in results]
+        for title, name in PANELS
     }
 
 

@@ -17,7 +17,7 @@ def test_document_has_the_figures_that_were_measured() -> None:
     assert document() == DOCUMENT.read_text(), "run `make bench-docs`"
 
 
-@pytest.mark.parametrize("name", ["ingest.svg", "growth.svg"])
+@pytest.mark.parametrize("name", ["ingest.svg", "growth.svg", "growth-queues.svg"])
 def test_plot_is_that_of_the_figures(name: str) -> None:
     assert plots()[name] == (FIGURES / name).read_text(), "run `make bench-docs`"
 

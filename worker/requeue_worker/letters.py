@@ -27,7 +27,7 @@ from requeue_worker.record import (
     decode,
 )
 from requeue_worker.revival import addressed
-from requeue_worker.storage.keys import id_of, time_of
+from requeue_worker.storage.keys import id_of, queue_of, time_of
 from requeue_worker.storage.queues import INVALID_QUEUE
 
 _BACKOFFS: Final = {
@@ -45,7 +45,7 @@ def letter_of(key: bytes, value: bytes) -> DeadLetter:
     extras, (text, raw) = record.extras, _headers(record.headers)
     return DeadLetter.model_construct(
         format=1,
-        queue=key[1 : 1 + key[0]].decode("ascii"),
+        queue=queue_of(key),
         id=id_of(key).hex(),
         died_ns=time_of(key),
         reason=extras.reason or "",
@@ -86,7 +86,7 @@ def _headers(block: bytes) -> tuple[str | None, str | None]:
 def _ttl_ns(record: Record, key: bytes) -> int | None:
     if not record.flags & PLAIN:
         return read_envelope(record.wire[record.headers_len :]).ttl_ns
-    if key[1 : 1 + key[0]].decode("ascii") == INVALID_QUEUE or not record.headers_len:
+    if queue_of(key) == INVALID_QUEUE or not record.headers_len:
         return None
     return read_intake_headers(record.headers).ttl_ns
 

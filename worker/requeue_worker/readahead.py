@@ -28,9 +28,8 @@ READ_MOST: Final = 8192
 #: lanes in one hop to the read thread. What it brings back is bounded by `Store.read_due`. With 8, the replay of 20,000
 #: messages in 10,000 queues takes 82 µs of CPU for each, most of them for hops, ticks and commits of a few; so it is 33
 READ_LANES: Final = 256
-FEW_LANES: Final = (
-    8  #: a hop asks for twice as many lanes as the last one had room for, and for so many at least
-)
+#: a hop asks for twice as many lanes as the last one had room for, and for so many at least
+FEW_LANES: Final = 8
 READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane has one message ready at a time
 READ_AHEAD_NS: Final = 100_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second
 READ_LEAD_NS: Final = 10_000_000  #: and is asked for so long before the first of it is due

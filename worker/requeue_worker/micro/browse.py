@@ -28,10 +28,10 @@ from requeue_protocol.admin import (
 from requeue_worker.inflight import Delivery
 from requeue_worker.micro.filters import Wanted, is_requeue_id, wanted_by, wanted_by_id
 from requeue_worker.micro.overview import ENVELOPE_BYTES, fill
-from requeue_worker.micro.scans import SCAN_RECORDS, Item, Scan, look, pick, ranges
+from requeue_worker.micro.scans import SCAN_RECORDS, Item, Scan, look, pick, ranges, read_cursor
 from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
-from requeue_worker.storage.keys import id_of, parse_message_key, time_of
+from requeue_worker.storage.keys import id_of, parse_message_key, queue_of, time_of
 from requeue_worker.storage.queues import QueueState
 from requeue_worker.storage.rocksdb import DEAD, MESSAGES
 from requeue_worker.storage.store import Store
@@ -59,7 +59,7 @@ class Browse:
         ]
         page, following = fill(entries, request.limit, self._max_payload())
         return ListAnswer(
-            instance=self._instance_id, messages=page, scanned=scan.scanned, next=following or _cursor(scan)
+            instance=self._instance_id, messages=page, scanned=scan.scanned, next=following or scan.cursor
         )
 
     async def count(self, request: CountRequest) -> CountAnswer:
@@ -70,13 +70,13 @@ class Browse:
             messages=len(scan.found),
             bytes=sum(decode(value).size for _, value in scan.found),
             scanned=scan.scanned,
-            next=_cursor(scan),
+            next=scan.cursor,
         )
 
     async def _find(self, wanted: MessageFilter, state: State, cursor: str, limit: int) -> tuple[str, Scan]:
         """A page of what the filter wants in this state, and the family that it was read from."""
         family = DEAD if state == "dead" else MESSAGES
-        after, matches = _read_cursor(cursor), wanted_by(wanted)
+        after, matches = read_cursor(cursor), wanted_by(wanted)
         if state == "in-flight":
             return family, pick(sorted(self._in_flight(wanted.queue).items()), after, limit, matches)
         return family, await self._scan(family, wanted.queue, after, limit, matches)
@@ -93,7 +93,7 @@ class Browse:
             if not cursor and phase == "p":
                 flying = sorted(self._in_flight(request.queue).items())
                 found += [item for item in flying if wanted(item[0], decode(item[1]))]
-            scan = await self._scan(family, request.queue, _read_cursor(cursor), _GET_LIMIT, wanted)
+            scan = await self._scan(family, request.queue, read_cursor(cursor), _GET_LIMIT, wanted)
             found += scan.found
             following = (
                 f"{phase}:{scan.stopped.hex()}" if scan.stopped is not None else "d:" if phase == "p" else ""
@@ -162,12 +162,11 @@ class Browse:
         record = decode(value)
         extras = record.extras
         dead = family == DEAD
-        end = 1 + key[0]
         return MessageEntry(
             id=id_of(key).hex(),
             state=state,
-            queue=key[1:end].decode("ascii"),
-            priority=None if dead else key[end],
+            queue=queue_of(key),
+            priority=None if dead else key[1 + key[0]],
             subject=record.subject.decode(errors="replace"),
             client_id=_text(record.client_id),
             attempts=record.attempts,
@@ -196,17 +195,6 @@ class Browse:
                 AttemptEntry(number=each.number, at_ns=each.at_ns, error=each.error) for each in history
             ],
         )
-
-
-def _cursor(scan: Scan) -> str | None:
-    return None if scan.stopped is None else scan.stopped.hex()
-
-
-def _read_cursor(cursor: str) -> bytes:
-    try:
-        return bytes.fromhex(cursor)
-    except ValueError:
-        raise ValueError(f"after: {cursor!r} is no cursor; take `next` of the last answer") from None
 
 
 def _text(raw: bytes | None) -> str | None:

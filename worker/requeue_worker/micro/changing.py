@@ -28,7 +28,7 @@ from requeue_worker.micro.scans import SCAN_RECORDS, Item, Scan, look, ranges
 from requeue_worker.record import MAX_TIME_NS, Record, decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Change, Committer
-from requeue_worker.storage.keys import id_of, time_of
+from requeue_worker.storage.keys import id_of, parse_message_key, queue_of, time_of
 from requeue_worker.storage.queues import Lane
 from requeue_worker.storage.rocksdb import MESSAGES
 from requeue_worker.storage.store import Store
@@ -180,7 +180,7 @@ class Changes:
         items = [
             (key, value)
             for key, value in zip(keys, values, strict=True)
-            if value is not None and request.queue in (None, key[1 : 1 + key[0]].decode("ascii"))
+            if value is not None and request.queue in (None, queue_of(key))
         ]
         return Scan([item for item in items if wanted(item[0], decode(item[1]))], len(items), None)
 
@@ -189,9 +189,9 @@ class Changes:
         found: dict[Lane, list[Item]] = {}
         for item in items:
             key = item[0]
-            end = 1 + key[0]
-            queue = self._registry.by_name.get(key[1:end].decode("ascii"))
-            lane = None if queue is None else queue.lanes.get(key[end])
+            name, priority, _, _ = parse_message_key(key)
+            queue = self._registry.by_name.get(name)
+            lane = None if queue is None else queue.lanes.get(priority)
             if lane is not None and key not in left:
                 found.setdefault(lane, []).append(item)
         return found

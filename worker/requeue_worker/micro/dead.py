@@ -37,11 +37,11 @@ from requeue_worker.deadletters import DeadLetters
 from requeue_worker.letters import letter_of, value_of
 from requeue_worker.micro.filters import wanted_by
 from requeue_worker.micro.overview import ENVELOPE_BYTES
-from requeue_worker.micro.scans import Range, Scan, look
+from requeue_worker.micro.scans import Range, Scan, look, read_cursor
 from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Committer
-from requeue_worker.storage.keys import TIME, after_prefix, dead_key, queue_prefix
+from requeue_worker.storage.keys import TIME, after_prefix, dead_key, queue_of, queue_prefix
 from requeue_worker.storage.queues import INVALID_QUEUE
 from requeue_worker.storage.rocksdb import DEAD, Engine
 from requeue_worker.storage.store import Store
@@ -95,13 +95,13 @@ class DeadEndpoints:
             said = request.model_dump(exclude_none=True, exclude={"keys", "after"})
             log.info("dead letters deleted", extra={"count": deleted, "request": said})
         return DeadDeleteAnswer(
-            instance=self._instance_id, deleted=deleted, scanned=scan.scanned, next=_cursor(scan)
+            instance=self._instance_id, deleted=deleted, scanned=scan.scanned, next=scan.cursor
         )
 
     async def _remove(self, found: Iterable[tuple[bytes, bytes]]) -> int:
         by_queue: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)
         for key, value in found:
-            by_queue[_queue_of(key)].append((key, decode(value).size))
+            by_queue[queue_of(key)].append((key, decode(value).size))
         changes = [
             RemoveDead(
                 self._registry.by_name[name],
@@ -120,7 +120,7 @@ class DeadEndpoints:
         """A page of whole dead letters, as packed JSON. Raises ValueError for what is no request."""
         request = DeadExportRequest.model_validate_json(payload or b"{}")
         limit = self._max_payload()
-        after = _after(request.after)
+        after = read_cursor(request.after)
         ranges = self._ranges(request, after)
         wanted = wanted_by(request)
         await asyncio.sleep(0)
@@ -209,7 +209,7 @@ class DeadEndpoints:
     # -- where -----------------------------------------------------------------------------------------------
 
     async def _scan(self, request: DeadFilter, limit: int) -> Scan:
-        ranges, wanted = self._ranges(request, _after(request.after)), wanted_by(request)
+        ranges, wanted = self._ranges(request, read_cursor(request.after)), wanted_by(request)
         await asyncio.sleep(0)
         return await self._store.browse(lambda engine: look(engine, DEAD, ranges, limit, wanted))
 
@@ -239,7 +239,7 @@ class _AddDead:
     def apply(self, transaction: Transaction) -> None:
         """Write them; of refused messages the oldest may go for it."""
         for item in self.values.items():
-            self.by_queue[_queue_of(item[0])].append(item)
+            self.by_queue[queue_of(item[0])].append(item)
         for name, letters in self.by_queue.items():
             queue = self.registry.adopt(name)
             transaction.adopt_dead(queue, letters, sum(decode(value).size for _, value in letters))
@@ -253,18 +253,3 @@ class _AddDead:
 def _pick(engine: Engine, keys: list[bytes]) -> Scan:
     found = [(key, value) for key in dict.fromkeys(keys) if (value := engine.get(DEAD, key)) is not None]
     return Scan(found, len(keys), None)
-
-
-def _queue_of(key: bytes) -> str:
-    return key[1 : 1 + key[0]].decode("ascii")
-
-
-def _cursor(scan: Scan) -> str | None:
-    return None if scan.stopped is None else scan.stopped.hex()
-
-
-def _after(cursor: str) -> bytes:
-    try:
-        return bytes.fromhex(cursor)
-    except ValueError:
-        raise ValueError(f"after: {cursor!r} is no cursor; take `next` of the last answer") from None

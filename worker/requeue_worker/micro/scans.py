@@ -33,6 +33,19 @@ class Scan:
     scanned: int
     stopped: bytes | None
 
+    @property
+    def cursor(self) -> str | None:
+        """As `next` of an answer says it."""
+        return None if self.stopped is None else self.stopped.hex()
+
+
+def read_cursor(cursor: str) -> bytes:
+    """The key behind which a look goes on. Raises ValueError."""
+    try:
+        return bytes.fromhex(cursor)
+    except ValueError:
+        raise ValueError(f"after: {cursor!r} is no cursor; take `next` of the last answer") from None
+
 
 def ranges(queue: QueueState, family: str) -> Iterator[Range]:
     """Where this queue's records may lie."""

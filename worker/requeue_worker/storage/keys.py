@@ -44,6 +44,11 @@ def after_prefix(prefix: bytes) -> bytes:
     return trimmed[:-1] + bytes((trimmed[-1] + 1,))
 
 
+def queue_of(key: bytes) -> str:
+    """The queue of a message or dead-letter key."""
+    return key[1 : 1 + key[0]].decode("ascii")
+
+
 def time_of(key: bytes) -> int:
     """The time part of a message or dead-letter key, Unix ns."""
     return int.from_bytes(key[-SUFFIX_LEN:-ID_LEN], "big")
@@ -56,8 +61,7 @@ def id_of(key: bytes) -> bytes:
 
 def parse_message_key(key: bytes) -> tuple[str, int, int, bytes]:
     """Queue, priority, time in ns and id of a message key."""
-    end = 1 + key[0]
-    return key[1:end].decode("ascii"), key[end], time_of(key), id_of(key)
+    return queue_of(key), key[1 + key[0]], time_of(key), id_of(key)
 
 
 def retimed(key: bytes, time_ns: int) -> bytes:

@@ -38,9 +38,7 @@ STORE_FORMAT = 1  #: of the directory as a whole: families, keys, meta
 RECOVERY_S = 15.0  #: a write waits so long for room: RocksDB looks for some every 5 s
 RECOVERY_LOOK_S = 0.2
 READ_BYTES = 4 << 20  #: a read of one lane stops after about this much
-HOP_MESSAGES = (
-    4096  #: reads in one hop stop between two lanes after so many: other lanes wait for the end of it
-)
+HOP_MESSAGES = 4096  #: reads in one hop stop between two lanes after so many: others wait for its end
 HOP_BYTES = 32 << 20
 
 T = TypeVar("T")

@@ -120,6 +120,7 @@ class QueueTotals(BaseModel):
     """What happened to the messages of one queue since the worker started; `dead` and `dropped` by reason."""
 
     name: str
+    accepted: int = 0  #: new messages; a worker before this field does not tell
     replays: int
     settled: int
     retried: int

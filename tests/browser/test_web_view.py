@@ -49,6 +49,11 @@ async def test_what_changes_is_seen_without_a_reload(
     await expect(page.get_by_text("0 queues")).to_be_visible()
     await publish(nc, [later("mail", "mail.out", 1)])
     await expect(page.get_by_role("link", name="mail")).to_be_visible()
+    await expect(page.locator("thead th").nth(5)).to_have_text("In/s")
+    coming_in = page.locator("tbody td").nth(4)
+    while await coming_in.inner_text() in ("–", "0"):
+        await publish(nc, [later("mail", "mail.out", 2)])
+        await asyncio.sleep(0.2)
 
 
 async def test_nothing_in_a_message_becomes_markup_or_script(

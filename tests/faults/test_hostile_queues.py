@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from nats.aio.client import Client
+from requeue_client.client import RequeueClient
 from requeue_protocol.envelope import build_envelope
 from requeue_worker.storage.keys import META_QUEUE
 from requeue_worker.storage.rocksdb import META
@@ -129,6 +130,17 @@ async def test_an_idle_queue_stays_until_two_looks_saw_nothing_come_through(
     assert known(worker) == {"busy"}
     await retirement.retire(at_once=False)
     assert known(worker) == rows(worker) == set()
+
+
+async def test_messages_that_were_cancelled_came_through_their_queue_too(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    for _ in range(2):
+        await worker.publish("jobs.a", queue="busy", delay_ns=HOUR, headers={"Nats-Msg-Id": "x"})
+        assert (await RequeueClient(nc).cancel("x")).changed == 1
+        await worker.worker._retirement.retire(at_once=False)
+    assert known(worker) == {"busy"}
 
 
 async def test_rows_of_empty_queues_are_gone_after_a_start(start: StartWorker, nc: Client) -> None:

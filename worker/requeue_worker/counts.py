@@ -63,9 +63,11 @@ class Histogram:
 class QueueCounts:
     """What happened to the messages of one queue since the process started."""
 
-    __slots__ = ("dead", "dropped", "expired", "held", "replays", "retried", "settled")
+    __slots__ = ("accepted", "dead", "dropped", "expired", "held", "replays", "retried", "settled")
 
     def __init__(self) -> None:
+        self.accepted = 0
+        """New messages taken in: no duplicates, and nothing that was redriven, merged or handed over."""
         self.replays = 0
         self.settled = 0
         self.retried = 0
@@ -128,6 +130,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.intake_messages = 0
+        """All that came, refused messages and duplicates too."""
         self.intake_bytes = 0
         self.duplicates = 0
         self.commits = 0

@@ -25,6 +25,7 @@ from prometheus_client.utils import floatToGoString
 from requeue_worker.counts import Counts, Histogram, QueueCounts, QueueSnapshot
 
 _QUEUE_COUNTERS: Final = (
+    ("requeue_accepted_total", "New messages written to disk and acknowledged.", "accepted"),
     ("requeue_replays_total", "Messages sent to their original subject.", "replays"),
     ("requeue_settled_total", "Messages that a handler settled.", "settled"),
     ("requeue_retried_total", "Replays that failed and will be tried again.", "retried"),
@@ -109,7 +110,11 @@ class _Copy(Collector):
     ) -> None:
         self._connected, self._version, self._intake = connected, build_version, intake
         self._totals = (
-            ("requeue_intake_messages_total", "Messages on disk and acknowledged.", counts.intake_messages),
+            (
+                "requeue_intake_messages_total",
+                "Messages that came in, refused and duplicate ones too.",
+                counts.intake_messages,
+            ),
             ("requeue_intake_bytes_total", "Wire bytes of the messages taken in.", counts.intake_bytes),
             (
                 "requeue_duplicates_total",

@@ -94,7 +94,7 @@ class Retirement:
 
 def _moves(queue: QueueState) -> int:
     counts = queue.counts
-    return counts.replays + counts.expired + counts.settled
+    return counts.accepted + counts.replays + counts.expired + counts.settled
 
 
 @dataclass(slots=True)

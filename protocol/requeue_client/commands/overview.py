@@ -46,7 +46,7 @@ from requeue_client.exits import NOT_FOUND
 from requeue_client.service import AdminClient
 from requeue_client.times import duration_s
 
-_TOTALS = ("replays", "settled", "retried", "held", "expired", "dead", "dropped")
+_TOTALS = ("accepted", "replays", "settled", "retried", "held", "expired", "dead", "dropped")
 _INTAKE = ("intake_messages", "intake_bytes", "duplicates", "refused", "commits")
 
 _INSTANCE_COLUMNS = (
@@ -184,7 +184,7 @@ async def _look(admin: AdminClient, queue: str | None) -> Row:
             row = by_queue.setdefault(
                 entry.name, {"name": entry.name, **dict.fromkeys(_TOTALS, 0), "dead_by_reason": {}}
             )
-            for key in _TOTALS[:5]:
+            for key in _TOTALS[:-2]:
                 row[key] += getattr(entry, key)
             row["dead"] += sum(entry.dead.values())
             row["dropped"] += sum(entry.dropped.values())

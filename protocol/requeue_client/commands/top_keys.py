@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-SORTS: Final = ("name", "pending", "in_flight", "dead", "late", "out")
+SORTS: Final = ("name", "pending", "in_flight", "dead", "late", "in", "out")
 _NAMES: Final = {
     "\x1b[A": "up",
     "\x1b[B": "down",

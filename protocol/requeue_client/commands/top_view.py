@@ -14,7 +14,7 @@ from requeue_client.commands.top_keys import View
 
 _HEAD_LINES: Final = 9  #: all that is not a row of a queue
 HELP: Final = (
-    "q quit   s < > 1-6 sort by name, pending, in flight, dead, late, out   / filter (Enter, Esc)\n"
+    "q quit   s < > 1-7 sort by name, pending, in flight, dead, late, in, out   / filter (Enter, Esc)\n"
     "p or space stop and go on   arrows, PgUp, PgDn scroll   ? this help"
 )
 
@@ -33,7 +33,7 @@ class Look:
 
 
 def rows_of(now: Look, before: Look | None) -> list[Row]:
-    """A row a queue, summed over the instances; `out` is settled a second, `late` nanoseconds."""
+    """A row a queue, summed over the instances; `in` and `out` are accepted and settled a second, `late` nanoseconds."""
     rows: dict[str, Row] = {}
     for instance, entry in now.queues:
         empty = {
@@ -42,6 +42,7 @@ def rows_of(now: Look, before: Look | None) -> list[Row]:
             "in_flight": 0,
             "dead": 0,
             "late": 0,
+            "in": 0.0,
             "out": 0.0,
             "paused": 0,
         }
@@ -51,16 +52,18 @@ def rows_of(now: Look, before: Look | None) -> list[Row]:
         if entry.next_due_ns is not None:
             row["late"] = max(row["late"], now.time_ns - entry.next_due_ns)
         row["paused"] = max(row["paused"], entry.paused_until_ns or 0)
-        row["out"] += _settled_per_s(instance, entry.name, now, before)
+        for key, counter in (("in", "accepted"), ("out", "settled")):
+            row[key] += _per_s(counter, instance, entry.name, now, before)
     return list(rows.values())
 
 
-def _settled_per_s(instance: str, queue: str, now: Look, before: Look | None) -> float:
+def _per_s(counter: str, instance: str, queue: str, now: Look, before: Look | None) -> float:
     new = now.totals.get((instance, queue))
     if new is None or before is None or not _same_run(instance, now, before):
         return 0.0
     old = before.totals.get((instance, queue))
-    return max(0, new.settled - (old.settled if old else 0)) / _seconds(now, before)
+    counted: int = getattr(new, counter) - (getattr(old, counter) if old else 0)
+    return max(0, counted) / _seconds(now, before)
 
 
 def _same_run(instance: str, now: Look, before: Look) -> bool:
@@ -71,14 +74,6 @@ def _same_run(instance: str, now: Look, before: Look) -> bool:
 
 def _seconds(now: Look, before: Look) -> float:
     return max((now.time_ns - before.time_ns) / 1e9, 1e-9)
-
-
-def _intake_per_s(now: Look, before: Look | None) -> float:
-    if before is None:
-        return 0.0
-    runs = [each for each in now.stats if _same_run(each, now, before)]
-    new = sum(now.stats[each].intake_messages - before.stats[each].intake_messages for each in runs)
-    return max(0, new) / _seconds(now, before)
 
 
 def chosen(rows: list[Row], view: View) -> list[Row]:
@@ -132,11 +127,11 @@ def _header(now: Look, before: Look | None, rows: list[Row]) -> list[str]:
     late = max((row["late"] for row in rows), default=0)
     free = min((each.disk_free_bytes for each in now.instances), default=0)
     full = ", FULL" if any(each.disk_full for each in now.instances) else ""
-    out = sum(row["out"] for row in rows)
+    coming, going = (sum(row[key] for row in rows) for key in ("in", "out"))
     lines = [
         f"workers {up} up, {ready} ready   queues {len(rows):,}   disk free {size(free)}{full}",
         f"pending {pending:,}   in flight {in_flight:,}   dead {dead:,}   latest {span(late)}   "
-        f"in {_intake_per_s(now, before):,.1f}/s   out {out:,.1f}/s",
+        f"in {coming:,.1f}/s   out {going:,.1f}/s",
     ]
     if now.silent:
         lines.append(f"no answer from {', '.join(now.silent)}")
@@ -155,6 +150,7 @@ def _columns(now_ns: int, sort: str) -> list[Column]:
         Column(head("IN FLIGHT", "in_flight"), count("in_flight"), right=True),
         Column(head("DEAD", "dead"), count("dead"), right=True),
         Column(head("LATE", "late"), lambda row: span(row["late"]) if row["late"] else "", right=True),
+        Column(head("IN/S", "in"), lambda row: f"{row['in']:,.1f}", right=True),
         Column(head("OUT/S", "out"), lambda row: f"{row['out']:,.1f}", right=True),
         Column("PAUSED", lambda row: pause_end(row["paused"], now_ns) if row["paused"] else ""),
     ]

@@ -69,15 +69,16 @@ async def test_stats_tell_totals_and_watching_tells_rates(nats_server: NatsServe
     totals = await shown(nats_server, "stats")
     assert (totals["instances"], totals["intake_messages"]) == (2, LATER + 1)
     [lost] = [queue for queue in totals["queues"] if queue["name"] == "lost"]
+    assert [queue["accepted"] for queue in totals["queues"]] == [1, LATER]
     assert (lost["replays"] - lost["held"], lost["dead"], lost["dead_by_reason"]) == (1, 1, {"exhausted": 1})
     args = ["stats", "--watch", "--interval", "50ms", "--times", "2"]
     done = await run(*args, "-o", "json", "--server", nats_server.url)
     looks = [json.loads(line) for line in done.stdout.splitlines()]
     assert [look["instances"] for look in looks] == [2, 2]
-    assert all(queue["replays"] == 0 for look in looks for queue in look["queues"])
+    assert all(queue["accepted"] == queue["replays"] == 0 for look in looks for queue in look["queues"])
     drawn = await run(*args, "--server", nats_server.url)
     assert drawn.returncode == 0
-    assert b"REPLAYS/s" in drawn.stdout
+    assert b"ACCEPTED/s" in drawn.stdout
 
 
 async def test_all_messages_of_all_workers_are_listed_and_limits_hold(

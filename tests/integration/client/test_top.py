@@ -94,6 +94,12 @@ def ordered(first: str, second: str) -> Callable[[str], bool]:
     return lambda shown: 0 <= shown.find(first) < shown.find(second)
 
 
+def rates(shown: str) -> dict[str, str]:
+    """IN/S of each queue on the screen."""
+    lines = [line.split() for line in shown.splitlines()]
+    return {words[0]: words[-2] for words in lines if words[:1] in (["alpha"], ["beta"])}
+
+
 async def test_top_shows_queues_and_rates_and_keys_sort_and_filter_them(
     terminal: Terminal, nc: Client
 ) -> None:
@@ -107,7 +113,14 @@ async def test_top_shows_queues_and_rates_and_keys_sort_and_filter_them(
         assert all([one.ok async for one in client.publish_many(message for _ in range(500))])
     shown = await terminal.until(lambda shown: "pending 504" in shown)
     assert "workers 1 up, 1 ready" in shown
-    assert "/s" in shown
+
+
+async def test_what_comes_in_is_shown_as_a_rate_of_its_queue(terminal: Terminal, nc: Client) -> None:
+    await terminal.until(ordered("alpha", "beta"))
+    async with RequeueClient(nc) as client:
+        while rates(terminal.read()).get("beta") in (None, "0.0"):
+            await client.publish("mail.out", b"x", queue="beta", delay="1h")
+    assert rates(terminal.read())["alpha"] == "0.0"
 
 
 @pytest.mark.parametrize(

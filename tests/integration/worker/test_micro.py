@@ -13,7 +13,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from tests.integration.worker.support import Handler, StartWorker
+from tests.integration.worker.support import HOUR, Handler, StartWorker, refusal_of
 from tests.servers import NatsServerFactory, until
 
 
@@ -160,7 +160,25 @@ async def test_stats_tell_what_happened_to_messages(start: StartWorker, nc: Clie
     answer = await ask(nc, "stats", queue="lost")
     [queue] = answer["queues"]
     assert (queue["replays"], queue["settled"], queue["dead"]) == (1, 0, {"exhausted": 1})
-    assert answer["intake_messages"] == 1
+    assert (queue["accepted"], answer["intake_messages"]) == (1, 1)
+
+
+async def test_new_messages_are_counted_for_their_queue_however_they_come_and_no_other_thing(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start(queues=[{"name": "mail", "max_messages": 3}])
+    for _ in range(2):  # the second one is a duplicate
+        await worker.publish("jobs.a", queue="mail", delay_ns=HOUR, headers={"Nats-Msg-Id": "one"})
+    await worker.publish("jobs.a", queue="mail", delay_ns=HOUR)
+    await worker.publish("nobody.here", queue="lost", retries=1)
+    await worker.publish_plain("jobs.a", headers={"Requeue-Queue": "mail", "Requeue-Delay": "1h"})
+    full = await worker.ask(b"", {"Requeue-Subject": "jobs.a", "Requeue-Queue": "mail"})
+    assert refusal_of(full)[0] == 429
+    await until(lambda: worker.queue("lost").dead)
+    await ask(nc, "redrive", queue="lost", to_subject="jobs.nobody")
+    await until(lambda: worker.worker.counts.redriven == 1)
+    queues = {entry["name"]: entry["accepted"] for entry in (await ask(nc, "stats"))["queues"]}
+    assert queues == {"mail": 3, "lost": 1}
 
 
 # -- list and get --------------------------------------------------------------------------------------------------

@@ -25,12 +25,13 @@ def entry(number: int, **also: int) -> QueueEntry:
 
 def look(time_ns: int, settled: int, started_ns: int = 1) -> Look:
     stats = StatsAnswer(
-        instance="w", started_ns=started_ns, time_ns=time_ns, intake_messages=2 * settled, intake_bytes=0,
+        instance="w", started_ns=started_ns, time_ns=time_ns, intake_messages=3 * settled, intake_bytes=0,
         duplicates=0, refused={}, commits=0, lateness=Buckets(bounds_s=[], counts=[0]), queues=[], next=None,
     )  # fmt: skip
     total = QueueTotals(
-        name="queue-0003", replays=0, settled=settled, retried=0, held=0, expired=0, dead={}, dropped={}
-    )
+        name="queue-0003", accepted=2 * settled, replays=0, settled=settled, retried=0, held=0, expired=0,
+        dead={}, dropped={},
+    )  # fmt: skip
     queues = [("w", entry(n)) for n in range(1000)]
     return Look(time_ns, queues=queues, stats={"w": stats}, totals={("w", "queue-0003"): total})
 
@@ -62,6 +63,7 @@ def test_rates_are_differences_a_second_and_nothing_of_a_worker_that_started_ane
     shown = "\n".join(lines(look(3 * SECOND, 50), look(SECOND, 10), view))
     assert "in 40.0/s" in shown
     assert "out 20.0/s" in shown
+    assert [line.split()[-2:] for line in shown.splitlines() if "queue-0003" in line] == [["40.0", "20.0"]]
     anew = "\n".join(lines(look(3 * SECOND, 50, started_ns=2), look(SECOND, 10), view))
     assert "in 0.0/s" in anew
     assert "out 0.0/s" in anew

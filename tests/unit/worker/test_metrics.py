@@ -25,6 +25,7 @@ def busy_counts() -> Counts:
     counts.purged, counts.moved = 24, 25
     orders = counts.queues["orders"]
     orders.replays, orders.settled, orders.retried, orders.held, orders.expired = 9, 6, 2, 1, 4
+    orders.accepted = 11
     orders.dead["exhausted"], orders.dead["terminated"] = 7, 8
     counts.commit_seconds.observe(0.0002)
     counts.commit_messages.observe(512)
@@ -66,6 +67,7 @@ def test_totals_are_scraped_as_counted() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("requeue_accepted_total", 11),
         ("requeue_replays_total", 9),
         ("requeue_settled_total", 6),
         ("requeue_retried_total", 2),

@@ -126,6 +126,7 @@ class Overview:
 def _totals(name: str, counts: QueueCounts) -> QueueTotals:
     return QueueTotals(
         name=name,
+        accepted=counts.accepted,
         replays=counts.replays,
         settled=counts.settled,
         retried=counts.retried,

@@ -88,6 +88,7 @@ class Transaction:
                 self.batch.put_id(ids_prefix(client_id) + id_of(key), key)
             queue = lane.queue
             queue.pending += 1
+            queue.counts.accepted += 1
             queue.bytes += size
             queue.waiting -= 1
             queue.waiting_bytes -= size

@@ -5,7 +5,7 @@ import { dialog, field, h, redraw, table, tiles } from "./dom.js";
 import { ago, count, NS, now, pauseEnd, quantile, rate, seconds, size, span } from "./format.js";
 
 const PAGE = 50;
-const COUNTED = ["replays", "settled", "retried", "dead"];
+const COUNTED = ["accepted", "replays", "settled", "retried", "dead"];
 const SUMMED = ["pending", "pending_bytes", "in_flight", "dead", "dead_bytes"];
 const choose = { filter: "", order: { key: "name", down: false }, page: 0 };
 
@@ -88,20 +88,22 @@ async function totalsOf() {
     instances.set(page.instance, known);
     for (const queue of page.queues) {
       const sum = (by) => Object.values(by).reduce((all, each) => all + each, 0);
-      known.queues.set(queue.name, { replays: queue.replays, settled: queue.settled, retried: queue.retried, dead: sum(queue.dead) });
+      known.queues.set(queue.name, {
+        accepted: queue.accepted ?? 0,  // a worker of an earlier release does not tell
+        replays: queue.replays, settled: queue.settled, retried: queue.retried, dead: sum(queue.dead),
+      });
     }
   });
   return instances;
 }
 
 function between(before, after) {
-  const all = { intake: 0, queues: new Map(), bounds: [], late: [] };
+  const all = { queues: new Map(), bounds: [], late: [] };
   for (const [instance, is] of after) {
     const was = before.get(instance);
     if (!was || was.page.started_ns !== is.page.started_ns) continue;
     const passed = (is.page.time_ns - was.page.time_ns) / NS;
     if (passed <= 0) continue;
-    all.intake += (is.page.intake_messages - was.page.intake_messages) / passed;
     all.bounds = is.page.lateness.bounds_s;
     is.page.lateness.counts.forEach((each, index) => {
       all.late[index] = (all.late[index] ?? 0) + each - was.page.lateness.counts[index];
@@ -134,7 +136,7 @@ function overview(instances, rates, totals) {
     ["Pending", count(sum("pending"))],
     ["In flight", count(sum("in_flight"))],
     ["Dead", count(sum("dead"))],
-    ["In / s", rates ? rate(rates.intake) : "–"],
+    ["In / s", perSecond("accepted")],
     ["Replays / s", perSecond("replays")],
     ["Late, half of them", quantile(bounds, late, 0.5)],
     ["Late, 99 of 100", quantile(bounds, late, 0.99)],
@@ -159,7 +161,7 @@ function columnsOf(changes, again) {
     number("in_flight", "In flight"),
     { key: "dead", head: "Dead", number: true, sort: (row) => row.dead, cell: (row) => (row.dead ? link(row, "dead", count(row.dead)) : "0") },
     { key: "due", head: "Next due", number: true, sort: (row) => row.next_due_ns ?? Infinity, cell: due },
-    perSecond("replays", "Replays/s"), perSecond("settled", "Settled/s"), perSecond("retried", "Retried/s"), perSecond("dead", "Dead/s"),
+    perSecond("accepted", "In/s"), perSecond("replays", "Replays/s"), perSecond("settled", "Settled/s"), perSecond("retried", "Retried/s"), perSecond("dead", "Dead/s"),
     { key: "size", head: "Size", number: true, wide: true, sort: (row) => row.pending_bytes + row.dead_bytes,
       cell: (row) => size(row.pending_bytes + row.dead_bytes) },
     { key: "paused", head: "Paused", sort: (row) => row.paused_until_ns ?? 0, cell: (row) => paused(row, changes, again) },

@@ -123,6 +123,30 @@ async def test_what_comes_in_is_shown_as_a_rate_of_its_queue(terminal: Terminal,
     assert rates(terminal.read())["alpha"] == "0.0"
 
 
+async def test_top_goes_on_over_a_reconnect_and_names_a_worker_that_died(
+    terminal: Terminal, nats_server: NatsServer, worker_factory: WorkerFactory
+) -> None:
+    second = await asyncio.to_thread(worker_factory, nats_server, "--instance-id", "second")
+    await terminal.until(lambda shown: "workers 2 up, 2 ready" in shown)
+    await asyncio.to_thread(second.kill)
+    shown = await terminal.until(lambda shown: "no answer from second" in shown)
+    assert "workers 1 up, 1 ready" in shown
+    await asyncio.to_thread(nats_server.kill)
+    shown = await terminal.until(lambda shown: "no answer: there is no connection to NATS" in shown)
+    assert ordered("alpha", "beta")(shown), "the last answers stay"
+    await asyncio.to_thread(nats_server.restart)
+    await asyncio.to_thread(second.restart)
+    shown = await terminal.until(lambda shown: "workers 2 up, 2 ready" in shown)
+    lines = [line.split() for line in shown.splitlines() if line.strip()]
+    heads = {words[0] for words in lines if set(words[0]) != {"─"}}
+    assert heads == {"workers", "pending", "QUEUE*", "alpha", "beta"}, (
+        "nothing else was written on the screen"
+    )
+    terminal.press(b"q")
+    assert await terminal.end() == 0
+    assert terminal.is_as_before()
+
+
 @pytest.mark.parametrize(
     ("stop", "code"), [(b"q", 0), (b"\x03", 130), (signal.SIGTERM, 0)], ids=["q", "ctrl-c", "sigterm"]
 )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from nats.aio.client import Client
+from requeue_client import RequeueClient
+from requeue_operator.children.worker_config import HTTP_PORT
 
 from tests.cluster.build import control_plane_binary
 from tests.cluster.control_plane import ControlPlane
@@ -27,6 +31,7 @@ from tests.cluster.operating import (
 from tests.cluster.plugin import VIEWER, Plugin, unpacked
 from tests.cluster.rights import PLUGIN, cluster_rights
 from tests.cluster.specs import path, requeue_queue
+from tests.servers import NatsServer, WorkerFactory
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -259,6 +264,43 @@ def test_a_report_has_what_helps_and_no_secret_that_somebody_wrote_anywhere(
     assert (plugin.directory / "here.tar.gz").stat().st_mode & 0o777 == 0o600
     assert "is there already" in plugin("report", "--file", "here.tar.gz", code=2).stderr
     assert "can't be made" in plugin("report", "--file", "/nowhere/here.tar.gz", code=2).stderr
+
+
+async def test_a_report_has_what_each_worker_tells_and_nothing_of_a_message(
+    cluster: ControlPlane,
+    namespace: str,
+    plugin: Plugin,
+    nats_server: NatsServer,
+    nc: Client,
+    worker_factory: WorkerFactory,
+) -> None:
+    address = _own_address()
+    worker_factory(nats_server, "--http", f"{address}:{HTTP_PORT}", "--instance-id", "orders-0")
+    async with RequeueClient(nc) as client:
+        for queue, delay in (("mail", "1h"), ("bills", "2h")):
+            await client.publish("jobs.a", b"hunter2", queue=queue, delay=delay, headers={"Note": "hunter3"})
+    create_queue(cluster, namespace)
+    make_pods_ready(cluster, namespace, 1, address=address)
+    plugin("report", "--file", "here.tar.gz")
+    files = unpacked(plugin.directory / "here.tar.gz")
+    told = files[f"{namespace}/orders/workers/orders-0/overview.jsonl"]
+    instance, queues, stats = map(json.loads, told.splitlines())
+    assert instance["answer"]["instance"] == "orders-0"
+    assert [each["name"] for each in queues["answer"]["queues"]] == ["bills", "mail"]
+    assert [each["accepted"] for each in stats["answer"]["queues"]] == [1, 1]
+    assert not [path for path, content in files.items() if "hunter" in content]
+
+
+def _own_address() -> str:
+    """Of this machine, with port 8080 free: the API server passes nothing on to loopback addresses."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, socket.socket() as taken:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            address = str(probe.getsockname()[0])
+            taken.bind((address, HTTP_PORT))
+        except OSError as error:
+            pytest.skip(f"this needs an address besides loopback with port {HTTP_PORT} free: {error}")
+    return address
 
 
 def test_a_report_says_which_rights_it_lacked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shlex
 import signal
@@ -97,6 +98,8 @@ async def test_a_report_has_logs_and_metrics_and_neither_payloads_nor_secrets(
     place = f"{namespace}/orders"
     assert "ready" in files[f"{place}/logs/orders-0.log"]
     assert "requeue_pending_messages" in files[f"{place}/workers/orders-0/metrics.txt"]
+    lines = map(json.loads, files[f"{place}/workers/orders-0/overview.jsonl"].splitlines())
+    assert [line["endpoint"] for line in lines] == ["instances", "queues", "stats"]
     assert any(path.startswith("operator/logs/") and content for path, content in files.items())
     (numbers,) = (content for path, content in files.items() if path.startswith("operator/metrics/"))
     assert "requeue_operator_reconciles_total" in numbers

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -369,6 +369,10 @@ class Worker:
     def service(self) -> Service:
         """The admin API of this instance. After the start."""
         return self._api.service
+
+    def overview(self) -> AsyncIterator[bytes]:
+        """The instance, its queues and what happened to them, as JSON lines. After the start."""
+        return self._api.overview.lines()
 
     def fleet(self) -> Fleet:
         """The admin API of this and all other instances, for one who asks from within. After the start."""

@@ -33,7 +33,7 @@ _GROUPS: Final[Mapping[str, tuple[_Flag, ...]]] = {
         _Flag("data_dir", "DIR", "Parent directory of the data; this worker uses DIR/INSTANCE-ID."),
         _Flag("instance_id", "ID", "Name of this worker's directory: keep it across restarts."),
         _Flag("shards", "N|auto", "Worker processes; ID.0, ID.1, ... are their directories."),
-        _Flag("http", "HOST:PORT", "Serve /livez, /readyz and /metrics there."),
+        _Flag("http", "HOST:PORT", "Serve /livez, /readyz, /metrics and /overview there."),
         _Flag("web.listen", "HOST:PORT", "Serve the web view there. It has no login."),
         _Flag("web.changes", "BOOL", "Whether the web view may redrive, pause and resume."),
     ),

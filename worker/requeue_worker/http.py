@@ -1,12 +1,13 @@
-"""The worker's HTTP endpoints for probes and metrics; off unless `http` is set.
+"""The worker's HTTP endpoints for probes, metrics and support bundles; off unless `http` is set.
 
     GET /livez    200 while the process can still do its work, else 503: restart it
     GET /readyz   200 while it takes messages in, else 503: do not count on it now
     GET /metrics  Prometheus text or OpenMetrics, as the scraper asks
+    GET /overview the admin API's `instances`, `queues` and `stats` of this worker, a JSON object a line
 
-Both probes answer with a sentence that says why. Nothing here reads a body or changes anything. aiohttp and
-prometheus-client are imported on first use: a worker without `--http` pays for neither. `app` decides what
-live and ready mean; `metrics` makes the registry.
+Whoever reaches the address sees names of queues and numbers, and nothing of a message. Both probes answer with a sentence
+that says why. Nothing here reads a body or changes anything. aiohttp and prometheus-client are imported on first use: a
+worker without `--http` pays for neither. `app` decides what live and ready mean; `metrics` makes the registry.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ async def listening(
 class HttpServer:
     """Serves the endpoints from `start` to `close`, on the running event loop.
 
-    `registry` is called once a scrape, on the event loop; what it returns is encoded in a thread.
+    `registry` is called once a scrape, on the event loop; what it returns is encoded in a thread. `overview` gives lines, or
+    None while there is nothing to tell.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class HttpServer:
         live: Check,
         ready: Check,
         registry: Callable[[], CollectorRegistry],
+        overview: Callable[[], AsyncIterator[bytes] | None],
     ) -> None:
         self._socket = None if isinstance(address, str) else address
         self.address = (
@@ -101,6 +104,7 @@ class HttpServer:
         self._live = live
         self._ready = ready
         self._registry = registry
+        self._lines = overview
         self._one_scrape = asyncio.Lock()
         self._runner: web.AppRunner | None = None
 
@@ -112,6 +116,7 @@ class HttpServer:
         app.router.add_get("/livez", self._probe(self._live))
         app.router.add_get("/readyz", self._probe(self._ready))
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/overview", self._overview)
         self._runner, self.address = await listening(app, self.address, self._socket)
 
     async def close(self) -> None:
@@ -144,4 +149,17 @@ class HttpServer:
             zlib_executor_size=_COMPRESS_IN_THREAD_BYTES,
         )
         response.enable_compression()
+        return response
+
+    async def _overview(self, request: web.Request) -> web.StreamResponse:
+        from aiohttp import web  # noqa: PLC0415 - only when HTTP is on
+
+        lines = self._lines()
+        if lines is None:
+            return web.Response(status=503, text=f"nothing to tell yet: {self._ready()[1]}\n")
+        headers = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        async for line in lines:
+            await response.write(line)
         return response

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 
 from requeue_worker.app import Worker
@@ -88,8 +88,13 @@ async def _serve_http(
     def snapshot() -> Iterable[QueueSnapshot]:
         return worker.reporter.snapshot() if started.is_set() else ()
 
+    def overview() -> AsyncIterator[bytes] | None:
+        return worker.overview() if started.is_set() else None
+
     metrics = Metrics(worker.counts, snapshot, lambda: worker.nats_connected, intake=worker.settings.intake)
-    http = HttpServer(address, live=worker.live, ready=worker.ready, registry=metrics.registry)
+    http = HttpServer(
+        address, live=worker.live, ready=worker.ready, registry=metrics.registry, overview=overview
+    )
     await http.start()
     stack.push_async_callback(http.close)
     log.info("HTTP is listening", extra={"address": str(http.address)})

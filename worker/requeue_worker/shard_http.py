@@ -32,6 +32,7 @@ class ShardHttp:
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/overview", self._overview)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
         try:
             self._runner, self.address = await listening(app, self.address)
@@ -65,18 +66,24 @@ class ShardHttp:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         shards = self._shards()
-        running = [shard for shard in shards if shard.is_running]
-        answers = await asyncio.gather(*(self._get(each, "/metrics", _SCRAPE_TIMEOUT_S) for each in running))
-        texts = {
-            shard.number: text
-            for shard, (status, text) in zip(running, answers, strict=True)
-            if status == 200
-        }
+        texts = await self._texts(shards, "/metrics")
         body = await asyncio.to_thread(merged, texts)
         return web.Response(
             body=(own_metrics(shards, texts) + body).encode(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+    async def _overview(self, _: web.Request) -> web.Response:
+        """Each line has its instance; a shard that does not answer has none."""
+        texts = await self._texts(self._shards(), "/overview")
+        headers = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"}
+        return web.Response(body="".join(texts.values()).encode(), headers=headers)
+
+    async def _texts(self, shards: list[Probe], path: str) -> dict[int, str]:
+        running = [shard for shard in shards if shard.is_running]
+        answers = await asyncio.gather(*(self._get(each, path, _SCRAPE_TIMEOUT_S) for each in running))
+        found = zip(running, answers, strict=True)
+        return {shard.number: text for shard, (status, text) in found if status == 200}
 
     async def _get(self, shard: Probe, path: str, timeout_s: float) -> tuple[int, str]:
         url = f"http://127.0.0.1:{shard.port}{path}"

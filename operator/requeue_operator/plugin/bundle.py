@@ -32,7 +32,12 @@ _KINDS: Final = (
     ("v1", "ConfigMap"),
     ("v1", "Service"),
 )
-_OF_WORKERS: Final = ("metrics", "readyz", "livez")
+_OF_WORKERS: Final = {
+    "metrics": "metrics.txt",
+    "readyz": "readyz.txt",
+    "livez": "livez.txt",
+    "overview": "overview.jsonl",
+}
 
 
 @dataclass
@@ -129,8 +134,8 @@ async def _of_fleet(bundle: Bundle, kube: Kube, fleet: Fleet, tail: int, now: da
         await _logs(bundle, kube, source, f"{place}/logs", tail)
     for pod in fleet.workers:
         at = f"/api/v1/namespaces/{fleet.owner.namespace}/pods/{name_of(pod)}:{HTTP_PORT}/proxy"
-        for endpoint in _OF_WORKERS:
-            path = f"{place}/workers/{name_of(pod)}/{endpoint}.txt"
+        for endpoint, file in _OF_WORKERS.items():
+            path = f"{place}/workers/{name_of(pod)}/{file}"
             await bundle.read(path, _text(kube, f"{at}/{endpoint}"))
 
 

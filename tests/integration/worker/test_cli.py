@@ -136,6 +136,11 @@ async def test_probes_and_metrics_follow_the_worker(
     assert found["requeue_next_due_timestamp_seconds", "orders"] > 1.7e9
     await asyncio.to_thread(nats_server.stop)
     await until(not_ready)
+    instances, queues, stats = map(json.loads, (await get(http, "/overview"))[1].splitlines())
+    assert (instances["endpoint"], instances["answer"]["pending"]) == ("instances", 1)
+    assert instances["answer"]["state"].startswith("not connected to NATS")
+    assert [(each["name"], each["pending"]) for each in queues["answer"]["queues"]] == [("orders", 1)]
+    assert [each["accepted"] for each in stats["answer"]["queues"]] == [1]
     assert (await get(http, "/livez"))[0] == 200
     assert samples((await get(http, "/metrics"))[1])["requeue_nats_connected", ""] == 0
 

@@ -137,6 +137,18 @@ async def test_queues_come_in_pages_that_hold_each_of_them_once(start: StartWork
     assert (await ask(nc, "queues", queue="nothing"))["queues"] == []
 
 
+async def test_an_overview_has_each_queue_of_every_page_once(start: StartWorker) -> None:
+    worker = await start()
+    names = [f"queue-{number:05}" for number in range(2100)]
+    for name in names:
+        worker.queue(name)
+    lines = [json.loads(line) async for line in worker.worker.overview()]
+    assert [line["endpoint"] for line in lines] == ["instances", *["queues"] * 3, *["stats"] * 3]
+    for endpoint in ("queues", "stats"):
+        pages = [line["answer"]["queues"] for line in lines if line["endpoint"] == endpoint]
+        assert [entry["name"] for page in pages for entry in page] == names
+
+
 async def test_a_page_ends_where_the_servers_max_payload_ends_it(
     start: StartWorker, nats_server_factory: NatsServerFactory
 ) -> None:

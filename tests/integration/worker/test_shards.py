@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -97,6 +98,10 @@ async def test_each_message_goes_to_one_shard_and_is_delivered_once(
     assert (await get(http, "/readyz")) == (200, "shard 0: ready\nshard 1: ready\n")
     assert (await get(http, "/livez")) == (200, "shard 0: alive\nshard 1: alive\n")
     assert await metric(http, "requeue_shard_up") == {"0": 1, "1": 1}
+    lines = [json.loads(line) for line in (await get(http, "/overview"))[1].splitlines()]
+    told = [line["answer"] for line in lines if line["endpoint"] == "stats"]
+    assert [each["instance"] for each in told] == ["a.0", "a.1"]
+    assert sum(queue["accepted"] for each in told for queue in each["queues"]) == 1000
     worker.terminate()
     assert worker.wait(PATIENCE_S) == 0
     assert worker.log.count("stopped") >= 2

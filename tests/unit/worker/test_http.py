@@ -23,13 +23,23 @@ class Worker:
         self.live = (True, "storage and loop are well")
         self.ready = (False, "NATS is disconnected")
         self.counts = Counts()
+        self.lines: list[bytes] | None = None
         self.queues = [QueueSnapshot("orders", 1, 10, 0, 0, 0, None)]
 
     def server(self, address: str) -> HttpServer:
         metrics = Metrics(self.counts, lambda: self.queues, lambda: True)
         return HttpServer(
-            address, live=lambda: self.live, ready=lambda: self.ready, registry=metrics.registry
+            address,
+            live=lambda: self.live,
+            ready=lambda: self.ready,
+            registry=metrics.registry,
+            overview=lambda: None if self.lines is None else self._overview(self.lines),
         )
+
+    @staticmethod
+    async def _overview(lines: list[bytes]) -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
 
 
 Start = Callable[[str], Awaitable[HttpServer]]
@@ -105,6 +115,17 @@ async def test_scrapes_at_the_same_time_are_all_answered(http: aiohttp.ClientSes
             return response.status
 
     assert await asyncio.gather(*(scrape() for _ in range(20))) == [200] * 20
+
+
+async def test_an_overview_comes_line_by_line_and_not_before_there_is_one(
+    worker: Worker, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/overview") as early:
+        assert (early.status, await early.text()) == (503, "nothing to tell yet: NATS is disconnected\n")
+    worker.lines = [b"{}\n", b"[]\n"]
+    async with http.get("/overview") as response:
+        assert (response.status, response.content_type) == (200, "application/x-ndjson")
+        assert await response.read() == b"{}\n[]\n"
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/", 404), ("POST", "/metrics", 405)])

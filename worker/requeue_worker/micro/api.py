@@ -48,7 +48,7 @@ class AdminApi:
         has_room: Callable[[], bool],
     ) -> None:
         instance, release = settings.instance_id, version("nats-requeue")
-        overview = Overview(
+        self.overview = Overview(
             registry, counts, instance, settings.fleet, release, clock, ready=ready, max_payload=max_payload
         )
         browse = Browse(store, registry, instance, max_payload=max_payload)
@@ -83,7 +83,7 @@ class AdminApi:
             settings.fleet,
             release,
             rfc3339(clock()).decode(),
-            endpoints(overview, browse, admin, self.redrives, dead, pauses, self.changes),
+            endpoints(self.overview, browse, admin, self.redrives, dead, pauses, self.changes),
             read_only=settings.admin.read_only,
         )
 

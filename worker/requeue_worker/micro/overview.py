@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final, TypeVar
 
 from pydantic import BaseModel
 from requeue_protocol.admin import (
+    INSTANCES,
+    QUEUES,
+    STATS,
+    AdminAnswer,
+    AdminSubject,
     Buckets,
     InstanceAnswer,
     InstancesRequest,
@@ -96,6 +102,22 @@ class Overview:
             next=following,
         )
 
+    async def lines(self) -> AsyncIterator[bytes]:
+        """All three with all their pages, as JSON lines. What moves meanwhile may be in it twice or not at all."""
+        yield _line(INSTANCES, await self.instances(InstancesRequest()))
+        after: str | None = ""
+        while after is not None:
+            queues = await self.queues(QueuesRequest(after=after))
+            yield _line(QUEUES, queues)
+            after = queues.next
+            await asyncio.sleep(0)  # messages have their turn
+        after = ""
+        while after is not None:
+            stats = await self.stats(StatsRequest(after=after))
+            yield _line(STATS, stats)
+            after = stats.next
+            await asyncio.sleep(0)
+
     def _page(self, request: QueuesRequest, show: Callable[[QueueState], T]) -> tuple[list[T], str | None]:
         """Queues behind `after`, as many as were asked for and one message takes."""
         if request.queue is not None:
@@ -121,6 +143,10 @@ class Overview:
             next_due_ns=queue.next_due_ns,
             paused_until_ns=queue.paused_until_ns if paused else None,
         )
+
+
+def _line(subject: AdminSubject, answer: AdminAnswer) -> bytes:
+    return b'{"endpoint":"%b","answer":%b}\n' % (subject.endpoint.encode(), answer.model_dump_json().encode())
 
 
 def _totals(name: str, counts: QueueCounts) -> QueueTotals:

@@ -207,10 +207,11 @@ class GetRequest(AdminRequest):
 class MessageEntry(BaseModel):
     """One message. `due_ns` is its next attempt, or its deadline where that is earlier; of dead letters it is null.
 
-    `payload` is base64, as much as was asked for.
+    `payload` is base64, as much as was asked for. `key` of a dead letter is what `dead-delete` takes.
     """
 
     id: str
+    key: str | None = None
     state: State
     queue: str
     priority: int | None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from base64 import b64decode
 from pathlib import Path
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from playwright.async_api import Page, expect
 from requeue_client import Message
+from requeue_protocol.dead_letters import DeadLetter
 
 from tests.browser.view import later, publish, start_views
+from tests.integration.client.test_command import run
 from tests.servers import NatsServer, WorkerFactory, settle
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -119,6 +123,95 @@ async def test_dead_letters_are_counted_confirmed_and_redriven_from_all_instance
     await expect(page.locator("tbody tr")).to_have_count(1)
 
 
+async def test_a_queue_is_purged_after_it_was_counted_and_its_name_was_typed(
+    page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    [address, _] = await start_views(
+        worker_factory, nats_server, tmp_path, ("worker-0", "worker-1"), "--web-changes", "true"
+    )
+    await publish(nc, [later("mail", "mail.out", n) for n in range(30)] + [later("kept", "mail.out", 1)])
+    await page.goto(address)
+    await page.get_by_role("button", name="Purge mail").click()
+    await expect(page.get_by_role("status")).to_have_text("30 messages are removed.")
+    purge = page.get_by_role("button", name="Purge", exact=True)
+    await expect(purge).to_be_disabled()
+    await page.get_by_label("Type mail").fill("mai")
+    await expect(purge).to_be_disabled()
+    await page.get_by_label("Type mail").fill("mail")
+    await purge.click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    row = page.locator("tbody tr", has_text="mail")
+    await expect(row.locator("td").first).to_have_text("0")
+    await expect(page.locator("tbody tr", has_text="kept").locator("td").first).to_have_text("1")
+
+
+async def test_chosen_dead_letters_are_deleted_and_the_others_stay(
+    page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    [address, _] = await start_views(
+        worker_factory, nats_server, tmp_path, ("worker-0", "worker-1"), "--web-changes", "true"
+    )
+    await publish(nc, [Message("nobody.here", b"%d" % n, queue="lost", retries=1) for n in range(20)])
+    await page.goto(address)
+    await page.get_by_role("link", name="20", exact=True).click()
+    await expect(page.locator("tbody tr")).to_have_count(20)
+    await page.get_by_role("button", name="Choose all shown").click()
+    left = page.locator("tbody tr").nth(7)
+    message = await left.get_by_role("link").inner_text()
+    await left.get_by_role("checkbox").uncheck()
+    await page.get_by_role("button", name="Delete 19").click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await expect(page.locator("tbody tr").get_by_role("link")).to_have_text(message)
+
+
+async def test_chosen_messages_are_cancelled_with_and_without_an_id_of_their_publisher(
+    page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    [address] = await start_views(
+        worker_factory, nats_server, tmp_path, ("worker-0",), "--web-changes", "true"
+    )
+    without = [Message("mail.out", b"x", queue="mail", delay="2h") for _ in range(2)]
+    await publish(nc, [later("mail", "mail.out", n) for n in range(2)] + without)
+    await page.goto(f"{address}/ui/#/messages?queue=mail")
+    await expect(page.locator("tbody tr")).to_have_count(4)
+    kept = [await page.locator("tbody tr").nth(n).get_by_role("link").inner_text() for n in (0, 3)]
+    for number in (1, 2):
+        await page.locator("tbody tr").nth(number).get_by_role("checkbox").check()
+    await page.get_by_role("button", name="Cancel 2").click()
+    await page.get_by_role("button", name="Cancel them").click()
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    assert [await each.inner_text() for each in await page.locator("tbody tr a").all()] == kept
+
+
+async def test_an_export_of_dead_letters_is_a_file_that_the_command_imports(
+    page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    [address, _] = await start_views(
+        worker_factory, nats_server, tmp_path, ("worker-0", "worker-1"), "--web-changes", "true"
+    )
+    payloads = [b'{"a": "}]\\"}', b"\xff\x00", b"x" * 900_000]
+    headers = {"Note": 'with "quotes" and \\'}
+    lost = [Message("nobody.here", each, queue="lost", retries=1, headers=headers) for each in payloads]
+    await publish(nc, [*lost, Message("nobody.else", b"x", queue="other", retries=1)])
+    await page.goto(address)
+    await page.get_by_role("link", name="3", exact=True).click()
+    await expect(page.locator("tbody tr")).to_have_count(3)
+    await page.get_by_role("button", name="Export these").click()
+    async with page.expect_download() as started:
+        await page.get_by_role("button", name="Export", exact=True).click()
+    download = await started.value
+    assert download.suggested_filename == "dead-letters.jsonl"
+    await download.save_as(tmp_path / "letters.jsonl")
+    letters = [DeadLetter.model_validate_json(line) for line in (tmp_path / "letters.jsonl").open("rb")]
+    assert {b64decode(letter.payload) for letter in letters} == set(payloads)
+    assert {"Note: " + headers["Note"] in str(letter.headers) for letter in letters} == {True}
+    done = await run(
+        "dead", "import", str(tmp_path / "letters.jsonl"), "-o", "json", "--server", nats_server.url
+    )
+    assert json.loads(done.stdout) == [{"imported": 0, "known": 3, "refused": 0}], "each is the very same"
+
+
 async def test_a_queue_is_paused_and_resumed(
     page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
 ) -> None:
@@ -148,10 +241,14 @@ async def test_a_view_that_only_shows_offers_no_change(
         await publish(nc, [later("mail", "mail.out", number)])
         await page.goto(address)
         await expect(page.get_by_role("link", name="mail")).to_be_visible()
-        assert await page.get_by_role("button", name="Pause mail").count() == 0
+        assert await page.get_by_role("button", name=re.compile("(Pause|Purge) mail")).count() == 0
+        await page.goto(f"{address}/ui/#/messages?queue=mail")
+        await expect(page.locator("tbody tr")).to_have_count(number + 1)
+        assert await page.get_by_role("checkbox").count() == 0
         await page.goto(f"{address}/ui/#/messages?state=dead")
         await expect(page.get_by_text("0 shown")).to_be_visible()
-        assert await page.get_by_role("button", name="Redrive").count() == 0
+        offered = re.compile("Redrive|Export|Choose|Delete|Cancel")
+        assert await page.get_by_role("button", name=offered).count() == 0
 
 
 async def test_a_phone_has_no_sideways_scroll_and_keys_reach_everything(

@@ -35,7 +35,7 @@ _GROUPS: Final[Mapping[str, tuple[_Flag, ...]]] = {
         _Flag("shards", "N|auto", "Worker processes; ID.0, ID.1, ... are their directories."),
         _Flag("http", "HOST:PORT", "Serve /livez, /readyz, /metrics and /overview there."),
         _Flag("web.listen", "HOST:PORT", "Serve the web view there. It has no login."),
-        _Flag("web.changes", "BOOL", "Whether the web view may redrive, pause and resume."),
+        _Flag("web.changes", "BOOL", "Whether the web view may change queues and messages."),
     ),
     "What": (
         _Flag("subject", "SUBJECT", "Subject that messages are taken from; may end in a wildcard."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -97,7 +98,7 @@ async def test_mistakes_are_told_as_the_admin_api_tells_them(start: StartWorker)
         status, said = await ask(http, "list", subject="a..b")
         assert (status, said["answers"][0]["code"]) == (200, 400)
         assert "subject" in said["answers"][0]["error"]
-        for endpoint in ("nothing", "queues-one", "cancel", "reschedule"):
+        for endpoint in ("nothing", "queues-one", "cancel", "reschedule", "move", "dead-import"):
             status, said = await ask(http, endpoint)
             assert (status, said["error"]) == (404, f"there is no endpoint {endpoint!r}")
         async with http.post("/ui/api/list", json={"id": "x" * 20_000}) as response:
@@ -109,13 +110,40 @@ async def test_a_view_that_only_shows_changes_nothing(start: StartWorker) -> Non
     async with viewed(worker) as http:
         async with http.get("/ui/api/about") as response:
             assert await response.json() == {"instance": "tested", "changes": False}
-        for endpoint in ("redrive", "cancel-job", "pause", "resume"):
+        for endpoint in ("redrive", "cancel-job", "pause", "resume", "purge", "dead-delete", "dead-export"):
             status, said = await ask(http, endpoint, queue="mail")
             assert (status, "web.changes" in said["error"]) == (403, True), endpoint
     assert "mail" not in worker.worker._registry.by_name
     async with viewed(worker, changes=True) as http:
         status, said = await ask(http, "pause", queue="mail")
         assert (status, said["answers"][0]["known"]) == (200, False)
+
+
+async def test_a_dead_letter_that_fits_a_message_only_compressed_is_exported_whole_by_all_instances(
+    start: StartWorker, tmp_path: Path
+) -> None:
+    worker = await start()
+    second = await start(instance_id="second", data_dir=tmp_path / "other", intake=False)
+    await worker.publish("nobody.here", b"x" * 900_000, queue="lost", retries=1)
+    await until(lambda: worker.queue("lost").dead)
+    for each in (worker, second):
+        async with viewed(each, changes=True) as http:
+            _, said = await ask(http, "dead-export", "?instance=tested")
+            [letter] = said["answers"][0]["letters"]
+            assert len(b64decode(letter["payload"])) == 900_000
+
+
+async def test_chosen_dead_letters_are_deleted_by_the_keys_that_their_list_told(start: StartWorker) -> None:
+    worker = await start()
+    for _ in range(3):
+        await worker.publish("nobody.here", queue="lost", retries=1)
+    await until(lambda: len(worker.dead("lost")) == 3)
+    async with viewed(worker, changes=True) as http:
+        _, said = await ask(http, "list", state="dead")
+        [first, kept, last] = said["answers"][0]["messages"]
+        _, said = await ask(http, "dead-delete", keys=[first["key"], last["key"]])
+        assert said["answers"][0]["deleted"] == 2
+    assert [letter.id for letter in worker.dead("lost")] == [kept["id"]]
 
 
 @pytest.mark.parametrize(

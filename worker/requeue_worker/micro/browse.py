@@ -164,6 +164,7 @@ class Browse:
         dead = family == DEAD
         return MessageEntry(
             id=id_of(key).hex(),
+            key=key.hex() if dead else None,
             state=state,
             queue=queue_of(key),
             priority=None if dead else key[1 + key[0]],

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from requeue_protocol.admin import INSTANCES, AdminSubject
+from requeue_protocol.dead_letters import unpack
 
 DISCOVER_EVERY_S: Final = 5.0
 DISCOVER_QUIET_S: Final = 0.25
 TIMEOUT_S: Final = 3.0
+MOST_BYTES: Final = 256 << 20  #: of an answer, decompressed
 
 
 class Own(Protocol):
@@ -69,7 +71,7 @@ class Fleet:
     async def ask(self, endpoint: str, payload: bytes, instance: str | None = None) -> Answers:
         """Answers of all instances that are known, or of this one. Raises KeyError for an endpoint that is none."""
         if instance == self._instance_id:
-            return Answers([await self._own.answer(endpoint, payload)], 0)
+            return Answers([_json(await self._own.answer(endpoint, payload))], 0)
         if instance is not None:
             others = [instance]
             return await self._of(others, endpoint, payload)
@@ -77,14 +79,14 @@ class Fleet:
         own, answers = await asyncio.gather(
             self._own.answer(endpoint, payload), self._of(sorted(self._others), endpoint, payload)
         )
-        return Answers([own, *answers.bodies], answers.silent)
+        return Answers([_json(own), *answers.bodies], answers.silent)
 
     async def _of(self, others: list[str], endpoint: str, payload: bytes) -> Answers:
         if not others or not self._connected():
             return Answers([], len(others))
         subjects = [AdminSubject(endpoint).one(instance) for instance in others]
         found = await self._over_nats(subjects, payload)
-        found = [body for body in found if _instance_of(body) is not None]
+        found = [body for body in map(_json, found) if _instance_of(body) is not None]
         return Answers(found, len(others) - len(found))
 
     async def _discover(self) -> None:
@@ -107,6 +109,14 @@ class Fleet:
         if self._asking is None:
             self._asking = self._make_asking()
         return await self._asking.ask(subjects, payload, timeout_s=TIMEOUT_S, quiet_s=quiet_s)
+
+
+def _json(body: bytes) -> bytes:
+    """The JSON of an answer, which is compressed where it would not fit a message; empty for what is neither."""
+    try:
+        return unpack(body, MOST_BYTES)
+    except ValueError:
+        return b""
 
 
 def _instance_of(body: bytes) -> str | None:

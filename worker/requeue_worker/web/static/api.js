@@ -23,18 +23,24 @@ async function call(path, options) {
 
 // One answer of each instance, or of the one that is named. An instance that refuses is an error.
 export async function ask(endpoint, request = {}, instance = null) {
+  return (await asked(endpoint, request, instance)).answers;
+}
+
+// The same, with the text of it: numbers in it are whole, where a double rounds them.
+export async function asked(endpoint, request = {}, instance = null) {
   const query = instance === null ? "" : `?instance=${encodeURIComponent(instance)}`;
   const response = await call(`api/${endpoint}${query}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(request),
   });
-  const { answers, silent: missing } = await response.json();
+  const text = await response.text();
+  const { answers, silent: missing } = JSON.parse(text);
   silent = missing;
   const refused = answers.find((answer) => answer.error && answer.code);
   if (refused) throw new Error(`${refused.instance}: ${refused.error}`);
   if (!answers.length) throw new Error(`${instance ?? "no worker"} does not answer`);
-  return answers;
+  return { answers, text };
 }
 
 // All pages of all instances, the first ones asked for at once; `take(page)` may return false to end an instance's.

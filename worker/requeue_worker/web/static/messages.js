@@ -1,9 +1,11 @@
 // Messages in one state, filtered and paged; one message; the redrive of what a filter means.
 
 import { ask, pages } from "./api.js";
+import { columnOfChoice, removeChosen } from "./chosen.js";
 import { dialog, field, h, table } from "./dom.js";
+import { exportLetters } from "./export.js";
 import { ago, count, instant, NS, now, seconds, size } from "./format.js";
-import { go } from "./place.js";
+import { go, reopen } from "./place.js";
 
 const PAGE = 50;
 const LOOKS = 20;  // pages without a find before a person is asked whether to look on
@@ -16,12 +18,18 @@ export function messages(main, query, { changes, again }) {
   const more = h("p", { class: "bar" });
   const rows = [];
   let cursors = null;
-  const redrives = values.state === "dead" && changes;
+  const dead = values.state === "dead";
+  const chosen = new Set();
+  const all = h("button", { type: "button", onclick: () => { rows.forEach((row) => chosen.add(row)); draw(); } }, "Choose all shown");
+  const remove = h("button", { type: "button", onclick: () => removeChosen(values.state, chosen) });
+  const acts = h("p", { class: "bar" },
+    dead && [["Redrive these …", redrive, "primary"], ["Export these …", exportLetters, null]].map(([name, act, kind]) =>
+      h("button", { type: "button", class: kind, onclick: () => withFilter(values, act) }, name)),
+    all, remove);
   main.replaceChildren(
     h("h1", {}, values.queue ? `${STATES[values.state]} of ${values.queue}` : STATES[values.state]),
     filters(values, again),
-    redrives && h("p", { class: "bar" }, h("button", { type: "button", class: "primary", onclick: () => redrive(values) }, "Redrive these …")),
-    list, more);
+    changes && values.state !== "in-flight" && acts, list, more);
 
   async function look(current) {
     if (cursors !== null) return;
@@ -52,9 +60,17 @@ export function messages(main, query, { changes, again }) {
   }
 
   function draw() {
-    list.replaceChildren(table("Messages", columnsOf(values.state), rows));
+    const choice = changes && values.state !== "in-flight" && columnOfChoice(chosen, drawChoice);
+    list.replaceChildren(table("Messages", [...columnsOf(values.state), choice].filter(Boolean), rows));
+    drawChoice();
     const on = h("button", { type: "button", onclick: () => next() }, "Show more");
     more.replaceChildren(`${count(rows.length)} shown`, open().length ? on : ", no more");
+  }
+
+  function drawChoice() {
+    all.disabled = chosen.size === rows.length;
+    remove.disabled = chosen.size === 0;
+    remove.textContent = `${dead ? "Delete" : "Cancel"} ${chosen.size ? count(chosen.size) : "chosen"} …`;
   }
 
   return { look, live: false };
@@ -69,7 +85,7 @@ function filters(values, again) {
       event.preventDefault();
       const before = location.hash;
       go("messages", Object.fromEntries(new FormData(event.target)));
-      if (location.hash === before) window.dispatchEvent(new HashChangeEvent("hashchange"));
+      if (location.hash === before) reopen();
     },
   }, field("State", state), field("Queue", input("queue", "all")), field("Subject", input("subject", "orders.*")),
   field("Reason", input("reason", "exhausted")), field("Id", input("id", "Requeue-Id or Nats-Msg-Id")),
@@ -152,16 +168,19 @@ function payload(base64) {
   return [...bytes.slice(0, 4096)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
 }
 
-// Counts first, then asks; a job of one name on every instance.
-async function redrive(values) {
+function withFilter(values, act) {
   let filter;
   try {
     filter = wanted(values);
   } catch (error) {
-    filter = null;
     window.alert(error.message);
+    return;
   }
-  if (filter === null) return;
+  act(filter);
+}
+
+// Counts first, then asks; a job of one name on every instance.
+async function redrive(filter) {
   const counted = h("p", { role: "status" }, "counting …");
   const rateInput = h("input", { inputmode: "numeric", placeholder: "no limit" });
   const subject = h("input", { placeholder: "each to its own" });

@@ -5,6 +5,9 @@ export function place() {
   return { name: path, query: new URLSearchParams(query ?? "") };
 }
 
+// The page that is shown, from its beginning.
+export const reopen = () => window.dispatchEvent(new HashChangeEvent("hashchange"));
+
 // Query values of this page, without those that are empty.
 export function go(name, values) {
   const query = new URLSearchParams(Object.entries(values).filter(([, value]) => value));

@@ -1,6 +1,7 @@
 // All queues: sums over the instances, rates since the look before, sorted, filtered and paged here.
 
 import { ask, pages } from "./api.js";
+import { purge } from "./purge.js";
 import { dialog, field, h, redraw, table, tiles } from "./dom.js";
 import { ago, count, NS, now, pauseEnd, quantile, rate, seconds, size, span } from "./format.js";
 
@@ -174,7 +175,8 @@ function paused(row, changes, again) {
   const verb = row.paused_until_ns ? "Resume" : "Pause";
   const act = () => (row.paused_until_ns ? resume(row, again) : pause(row, again));
   return h("span", {}, said, said && " ",
-    h("button", { type: "button", "aria-label": `${verb} ${row.name}`, "data-focus": `pause-${row.name}`, onclick: act }, verb));
+    h("button", { type: "button", "aria-label": `${verb} ${row.name}`, "data-focus": `pause-${row.name}`, onclick: act }, verb), " ",
+    row.pending > 0 && h("button", { type: "button", "aria-label": `Purge ${row.name}`, "data-focus": `purge-${row.name}`, onclick: () => purge(row.name, again) }, "Purge …"));
 }
 
 function pause(row, again) {

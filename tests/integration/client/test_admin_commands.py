@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 from nats.aio.client import Client
 from requeue_client import Message, RequeueClient
+from requeue_client.cli import main
 
 from tests.integration.client.test_command import run
 from tests.servers import NatsServer, NatsServerFactory, WorkerFactory
@@ -187,6 +189,26 @@ def test_bash_completes_commands_and_options(words: str, offered: str) -> None:
         timeout=60,
     )
     assert done.stdout.decode().split() == [offered]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("top --sort l", ["late"]),
+        ("dead im", ["import"]),
+        ("dead delete --ex", ["--export"]),
+        ("dead redrive mail --to-", ["--to-subject"]),
+        ("publish --fi", ["--file"]),
+        ("purge mail --dry", ["--dry-run"]),
+        ("re", ["resume", "reschedule"]),
+        ("subscribe orders.new --fail", ["--fail-rate"]),
+        ("doctor -o y", ["yaml"]),
+    ],
+)
+def test_what_a_shell_is_offered_knows_every_command(words: str, offered: list[str]) -> None:
+    *args, begun = words.split()
+    completion = ShellComplete(main, {}, "requeue", "_REQUEUE_COMPLETE")
+    assert [each.value for each in completion.get_completions(args, begun)] == offered
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

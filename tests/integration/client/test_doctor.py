@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,23 @@ async def test_where_all_is_well_every_line_is_ok_and_nothing_stays_behind(
     again = await looked("--server", nats_server.url, "--no-probe", "--strict", code=0)
     assert set(found) - set(again) == {"round trip"}
     assert again["queues"]["level"] == "ok"  # the probe left no dead letter
+
+
+async def test_workers_of_two_releases_are_named_with_their_versions(
+    nats_server: NatsServer, worker_factory: WorkerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(worker_factory, nats_server, "--instance-id", "worker-0")
+    other = tmp_path / "other/nats_requeue-99.1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: nats-requeue\nVersion: 99.1.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    await asyncio.to_thread(worker_factory, nats_server, "--instance-id", "worker-1")
+    monkeypatch.delenv("PYTHONPATH")
+    found = await looked("--server", nats_server.url, code=0)
+    assert (found["versions"]["level"], found["workers"]["level"]) == ("warn", "ok")
+    assert found["versions"]["what"] == f"workers differ: {version('nats-requeue')}, 99.1.0"
+    strict = await run("doctor", "--server", nats_server.url, "--strict", "--no-probe")
+    assert strict.returncode == 7
 
 
 async def test_a_person_reads_a_line_for_each_with_advice_below(nats_server: NatsServer) -> None:

@@ -93,6 +93,17 @@ async def test_it_fails_on_purpose_and_says_so_as_json(
         await asyncio.sleep(0.05)
 
 
+async def test_it_fails_the_share_that_it_is_told_and_prints_what_it_answered(
+    nats_server: NatsServer, nc: Client, children: list[Child]
+) -> None:
+    child = await subscribed(nats_server, children, "jobs.a", "--fail-rate", "0.3", "--count", "400")
+    answers = await asyncio.gather(*(nc.request("jobs.a", b"x", timeout=60) for _ in range(400)))
+    failed = sum(answer.data.startswith(b"-NAK") for answer in answers)
+    lines = await ended(child)
+    assert sum(line.startswith(b"failed ") for line in lines) == failed
+    assert 60 <= failed <= 180, "120 are meant: so far off is one run in ten thousand millions"
+
+
 async def test_it_takes_no_share_from_real_handlers_unless_told_and_ends_at_a_signal(
     nats_server: NatsServer, nc: Client, children: list[Child]
 ) -> None:

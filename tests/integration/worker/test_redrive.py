@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,19 @@ async def test_a_job_with_a_rate_is_cancelled_half_way_and_the_rest_stays_dead(
     delivered = [headers_of(msg)["Requeue-Id"] for msg in jobs.received]
     assert sorted(delivered + [stored.id for stored in worker.dead()]) == sorted(letters)
     assert (await ask(nc, "cancel-job", job="mine"))["jobs"] == [job]
+
+
+async def test_a_job_that_was_held_up_keeps_to_its_rate_afterwards(start: StartWorker, nc: Client) -> None:
+    worker, rate, wanted = await start(), 100, 40
+    await kill(worker, 2 * wanted)
+    async with worker.worker._dead_letters.leaving:
+        await ask(nc, "redrive", job="slow", rate=rate)
+        await asyncio.sleep(0.6)
+    begun_s = time.monotonic()
+    while (redriven := (await ask(nc, "jobs", job="slow"))["jobs"][0]["redriven"]) < wanted:
+        pass
+    assert redriven <= rate * (time.monotonic() - begun_s + 0.3)
+    await ask(nc, "cancel-job", job="slow")
 
 
 async def test_a_job_is_begun_once_under_one_name_and_told_of_when_it_has_ended(

@@ -21,6 +21,7 @@ from requeue_worker.micro.overview import Overview
 from requeue_worker.micro.pauses import Pauses
 from requeue_worker.micro.redrive import Redrives
 from requeue_worker.micro.service import Service
+from requeue_worker.micro.turns import Turns
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replay import rfc3339
 from requeue_worker.scheduler import Scheduler
@@ -54,6 +55,7 @@ class AdminApi:
         browse = Browse(store, registry, instance, max_payload=max_payload)
         pauses = Pauses(registry, committer, instance, clock, look_again=scheduler.look_again)
         admin = Admin(store, committer, registry, instance, clock, counts, withdraw=scheduler.withdraw)
+        self.turns = turns = Turns(lambda: counts.intake_messages)
         self.changes = Changes(
             store,
             committer,
@@ -61,11 +63,12 @@ class AdminApi:
             instance,
             clock,
             counts,
+            turns,
             withdraw_all=scheduler.withdraw_all,
             has_room=has_room,
         )
         self.redrives = Redrives(
-            store, committer, registry, dead_letters, instance, clock, counts, has_room=has_room
+            store, committer, registry, dead_letters, instance, clock, counts, turns, has_room=has_room
         )
         dead = DeadEndpoints(
             store,
@@ -75,6 +78,7 @@ class AdminApi:
             instance,
             clock,
             counts,
+            turns,
             max_payload=max_payload,
             has_room=has_room,
         )
@@ -91,3 +95,4 @@ class AdminApi:
         """End what goes on by itself: redrives stop between two batches, and changes are refused."""
         await self.redrives.stop()
         self.changes.stop()
+        self.turns.stop()

@@ -1,16 +1,15 @@
 """Endpoints `purge` and `move`: pending messages go, or get another time, by ids or by a filter, step by step.
 
-    look (browse thread) ──> claim what is meant and not on its way out ──> changes into the next commits ──> answer
+    its turn ──> look (browse thread) ──> claim what is meant and here ──> changes into the next commits ──> answer
 
 A request is one bounded step; the client asks again with `next` of the answer, so whoever goes away ends it. The loop
-never has more than STEP_MESSAGES at a time, and intake and replays have their turns in between. The look may be old by
+never has more than STEP_MESSAGES at a time, and the turns (`micro/turns.py`) give way to the intake. The look may be old by
 the time of the claim: what left its key meanwhile is left alone. Whatever is claimed is submitted at once, and each
 change is whole in one transaction. Edges j and k of docs/architecture.md.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection
@@ -25,6 +24,7 @@ from requeue_worker.faults import fault_point
 from requeue_worker.inflight import Delivery
 from requeue_worker.micro.filters import Wanted, is_requeue_id, wanted_by
 from requeue_worker.micro.scans import SCAN_RECORDS, Item, Scan, look, ranges
+from requeue_worker.micro.turns import Turns
 from requeue_worker.record import MAX_TIME_NS, Record, decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Change, Committer
@@ -71,6 +71,7 @@ class Changes:
         instance_id: str,
         clock: Callable[[], int],
         counts: Counts,
+        turns: Turns,
         *,
         withdraw_all: WithdrawAll,
         has_room: Callable[[], bool],
@@ -81,6 +82,7 @@ class Changes:
         self._instance_id = instance_id
         self._clock = clock
         self._counts = counts
+        self._turns = turns
         self._withdraw_all = withdraw_all
         self._has_room = has_room
         self._stopped = False
@@ -123,24 +125,9 @@ class Changes:
             old = record.enqueued_ns <= step.begun_ns
             return old and by_ids(key, record) and matches(key, record) and movable(key, record)
 
-        with self._committer.departures() as left:
-            # One turn for everybody else first: whoever asks for step after step must not be alone with the loop.
-            await asyncio.sleep(0)
-            scan = await self._look(request, step, wanted)
-            fault_point("change: step read")
-            if self._stopped:
-                raise Busy("this worker is shutting down: ask again when it is back")
-            found = self._by_lane(scan.found, left)
-            if request.dry_run:
-                in_flight = sum(
-                    isinstance(lane.unsettled.get(key), Delivery) for lane in found for key, _ in found[lane]
-                )
-                changed = sum(len(items) for items in found.values()) - in_flight
-            else:
-                changes, in_flight = self._claim(found, make)
-                changed = len(changes)
-        if not request.dry_run and changes:
-            await self._commit(changes)
+        async with self._turns.turn():
+            scan, changed, in_flight = await self._take_step(request, step, make, wanted)
+        if not request.dry_run and changed:
             if verb == "purge":
                 self._counts.purged += changed
             else:
@@ -158,6 +145,26 @@ class Changes:
             next=_following(step, scan, request),
         )
 
+    async def _take_step(
+        self, request: ChangeRequest, step: _Step, make: MakeChange, wanted: Wanted
+    ) -> tuple[Scan, int, int]:
+        """What was looked at, how many of it were changed (or would be), and how many are on their way out."""
+        with self._committer.departures() as left:
+            scan = await self._look(request, step, wanted)
+            fault_point("change: step read")
+            if self._stopped:
+                raise Busy("this worker is shutting down: ask again when it is back")
+            found = self._by_lane(scan.found, left)
+            if request.dry_run:
+                in_flight = sum(
+                    isinstance(lane.unsettled.get(key), Delivery) for lane in found for key, _ in found[lane]
+                )
+                return scan, sum(map(len, found.values())) - in_flight, in_flight
+            changes, in_flight = self._claim(found, make)
+        if changes:
+            await self._commit(changes)
+        return scan, len(changes), in_flight
+
     async def _look(self, request: ChangeRequest, step: _Step, wanted: Wanted) -> Scan:
         if step.by_id:
             return await self._look_up(request, wanted)
@@ -169,7 +176,7 @@ class Changes:
             for first, end in ranges(queue, MESSAGES)
             if end > start
         )
-        limit = SCAN_RECORDS if request.dry_run else STEP_MESSAGES
+        limit = SCAN_RECORDS if request.dry_run else self._turns.most(STEP_MESSAGES)
         return await self._store.browse(lambda engine: look(engine, MESSAGES, places, limit, wanted))
 
     async def _look_up(self, request: ChangeRequest, wanted: Wanted) -> Scan:

@@ -38,6 +38,7 @@ from requeue_worker.letters import letter_of, value_of
 from requeue_worker.micro.filters import wanted_by
 from requeue_worker.micro.overview import ENVELOPE_BYTES
 from requeue_worker.micro.scans import Range, Scan, look, read_cursor
+from requeue_worker.micro.turns import Turns
 from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Committer
@@ -65,6 +66,7 @@ class DeadEndpoints:
         instance_id: str,
         clock: Callable[[], int],
         counts: Counts,
+        turns: Turns,
         *,
         max_payload: Callable[[], int],
         has_room: Callable[[], bool],
@@ -76,6 +78,7 @@ class DeadEndpoints:
         self._instance_id = instance_id
         self._clock = clock
         self._counts = counts
+        self._turns = turns
         self._max_payload = max_payload
         self._has_room = has_room
 
@@ -83,9 +86,11 @@ class DeadEndpoints:
 
     async def delete(self, request: DeadDeleteRequest) -> DeadDeleteAnswer:
         """Delete what a bounded look finds. Raises ValueError for a cursor that is none."""
-        async with self._dead_letters.leaving:
+        async with self._turns.turn(), self._dead_letters.leaving:
             if request.keys is None:
-                scan = await self._scan(request, PAGE_LETTERS)
+                ranges, wanted = self._ranges(request, read_cursor(request.after)), wanted_by(request)
+                limit = self._turns.most(PAGE_LETTERS)
+                scan = await self._store.browse(lambda engine: look(engine, DEAD, ranges, limit, wanted))
             else:
                 keys = [bytes.fromhex(key) for key in request.keys]
                 scan = await self._store.browse(lambda engine: _pick(engine, keys))
@@ -180,17 +185,22 @@ class DeadEndpoints:
                 values.setdefault(key, value_of(letter))
             except RefusedError as error:
                 refused.append(RefusedLetter(index=index, error=str(error)))
-        async with self._dead_letters.leaving:
-            present = await self._store.present(DEAD, list(values))
-            new = {key: value for key, value in values.items() if key not in present}
-            if new:
-                await self._committer.commit(_AddDead(self._registry, self._dead_letters, new))
+        imported, items = 0, list(values.items())
+        while items:
+            async with self._turns.turn(), self._dead_letters.leaving:
+                most = self._turns.most(PAGE_LETTERS)
+                step, items = dict(items[:most]), items[most:]
+                present = await self._store.present(DEAD, list(step))
+                new = {key: value for key, value in step.items() if key not in present}
+                if new:
+                    await self._committer.commit(_AddDead(self._registry, self._dead_letters, new))
+                    self._counts.dead_letters_imported += len(new)
+                    imported += len(new)
         self._dead_letters.forget_retention()
-        self._counts.dead_letters_imported += len(new)
-        if new:
-            log.info("dead letters imported", extra={"count": len(new)})
-        known = len(request.letters) - len(refused) - len(new)
-        answer = DeadImportAnswer(instance=self._instance_id, imported=len(new), known=known, refused=refused)
+        if imported:
+            log.info("dead letters imported", extra={"count": imported})
+        known = len(request.letters) - len(refused) - imported
+        answer = DeadImportAnswer(instance=self._instance_id, imported=imported, known=known, refused=refused)
         return answer.model_dump_json().encode()
 
     def _check(self, letter: DeadLetter) -> None:
@@ -207,11 +217,6 @@ class DeadEndpoints:
             )
 
     # -- where -----------------------------------------------------------------------------------------------
-
-    async def _scan(self, request: DeadFilter, limit: int) -> Scan:
-        ranges, wanted = self._ranges(request, read_cursor(request.after)), wanted_by(request)
-        await asyncio.sleep(0)
-        return await self._store.browse(lambda engine: look(engine, DEAD, ranges, limit, wanted))
 
     def _ranges(self, request: DeadFilter, after: bytes) -> list[Range]:
         ranges = []

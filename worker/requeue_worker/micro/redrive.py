@@ -3,13 +3,13 @@
 A job walks the dead letters of each queue once, in the order of their deaths, up to those that were dead when it
 began: what dies meanwhile, redriven or not, is not redriven by it. It goes on in bounded steps:
 
-    look (browse thread) ──> what each becomes (there, too) ──> one transaction ──> wait, if there is a rate
-                      ▲                                              │
-                      └──────────────────────────────────────────────┘
+    its turn ──> look (browse thread) ──> what each becomes (there, too) ──> one transaction ──> its rate
+       ▲                                                                                         │
+       └─────────────────────────────────────────────────────────────────────────────────────────┘
 
-The transaction removes the dead letters and writes the messages, so that a crash at any moment leaves each of them in
-exactly one place. A job ends with the process: what it has redriven stays so, the rest stays dead. Edge m of
-docs/architecture.md.
+The turns (`micro/turns.py`) give way to the intake. The transaction removes the dead letters and writes the messages, so
+that a crash at any moment leaves each of them in exactly one place. A job ends with the process: what it has redriven
+stays so, the rest stays dead. Edge m of docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from requeue_worker.deadletters import DeadLetters
 from requeue_worker.faults import fault_point
 from requeue_worker.micro.filters import wanted_by
 from requeue_worker.micro.scans import look
+from requeue_worker.micro.turns import Turns
 from requeue_worker.record import DeadReason
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.revival import Revived, revive
@@ -50,7 +51,7 @@ from requeue_worker.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-STEP_MESSAGES: Final = 512  #: a transaction takes so many: some milliseconds of the event loop
+STEP_MESSAGES: Final = 512  #: a transaction takes so many at most: some milliseconds of the event loop
 STEP_S: Final = 0.1  #: with a rate, a step takes what the rate allows in this time
 MOST_RUNNING: Final = 8
 ENDED_KEPT: Final = 32
@@ -69,7 +70,8 @@ class Job:
     scanned: int = 0
     ended_ns: int | None = None
     error: str | None = None
-    begun_s: float = field(default_factory=time.monotonic)
+    #: with a rate, no step begins before
+    next_s: float = field(default_factory=time.monotonic)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -112,9 +114,11 @@ class Redrives:
         instance_id: str,
         clock: Callable[[], int],
         counts: Counts,
+        turns: Turns,
         *,
         has_room: Callable[[], bool],
     ) -> None:
+        self._turns = turns
         self._store = store
         self._committer = committer
         self._registry = registry
@@ -213,9 +217,11 @@ class Redrives:
         start: bytes | None = prefix
         end = prefix + TIME.pack(job.started_ns + 1)
         while start is not None and not job.cancelled.is_set():
-            if not self._has_room():
-                raise DiskFull(_FULL)
-            async with self._dead_letters.leaving:
+            async with self._turns.turn(), self._dead_letters.leaving:
+                if job.cancelled.is_set():
+                    return
+                if not self._has_room():
+                    raise DiskFull(_FULL)
                 step = await self._store.browse(self._look(job.request, queue, start, end))
                 fault_point("redrive: step read")
                 if step.letters and self._registry.by_name.get(queue.name) is queue:
@@ -226,14 +232,16 @@ class Redrives:
             job.scanned += step.scanned
             job.skipped += step.skipped
             start = step.stopped
-            await self._pace(job)
+            await self._pace(job, len(step.letters))
 
     def _look(
         self, request: RedriveRequest, queue: QueueState, start: bytes, end: bytes
     ) -> Callable[[Engine], _Step]:
         """A look for the browse thread: it touches nothing of the event loop's."""
         rate, wanted = request.rate, wanted_by(request)
-        most = STEP_MESSAGES if rate is None else min(max(int(rate * STEP_S), 1), STEP_MESSAGES)
+        most = self._turns.most(STEP_MESSAGES)
+        if rate is not None:
+            most = min(max(int(rate * STEP_S), 1), most)
         subject = None if request.to_subject is None else request.to_subject.encode()
         ttl_ns, now_ns = queue.policy.ttl_ns, self._clock()
 
@@ -248,15 +256,15 @@ class Redrives:
 
         return find
 
-    async def _pace(self, job: Job) -> None:
-        """Wait until the next step may begin: as the rate has it, and after everybody else had a turn."""
+    async def _pace(self, job: Job, redriven: int) -> None:
+        """Wait until the rate allows the next step. Of what it could have had and had not, it may catch up one."""
         rate = job.request.rate
-        wait_s = 0.0 if rate is None else job.redriven / rate - (time.monotonic() - job.begun_s)
-        if wait_s <= 0:
-            await asyncio.sleep(0)
-        else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(job.cancelled.wait(), wait_s)
+        if rate is None:
+            return
+        now_s = time.monotonic()
+        job.next_s = max(job.next_s, now_s - STEP_S) + redriven / rate
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(job.cancelled.wait(), max(job.next_s - now_s, 0))
 
 
 _FULL: Final = "the disk is full: redrive again when there is room"

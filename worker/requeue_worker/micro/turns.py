@@ -1,0 +1,74 @@
+"""Bulk changes (redrive, purge, move, deletion and import of dead letters) take turns, and give way to the intake.
+
+    lock ──> rest that the turn before left ──> one bounded step ──> rest, if clients' messages came in meanwhile
+
+All of them share one lock: together they have one step in REST + 1 of the time while messages come in, however many of
+them there are, and all of it while none does. Nobody sets anything, and nobody measures: a step that takes long, since the
+disk or the cores are busy, is followed by a longer rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from requeue_protocol.errors import Busy
+
+BESIDE_INTAKE: Final = (
+    128  #: messages of a step while others come in: an ack waits no longer than for one step
+)
+REST: Final = 4  #: a rest is so many times as long as the step before it
+MOST_REST_S: Final = 0.25  #: and never longer, so that a change goes on under any load
+
+
+class Turns:
+    """Who changes many messages does it in steps, each in its turn. On the event loop alone."""
+
+    def __init__(
+        self,
+        taken_in: Callable[[], int],
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`taken_in` says how many messages have come from clients up to now."""
+        self._taken_in = taken_in
+        self._clock_s = clock_s
+        self._sleep = sleep
+        self._one = asyncio.Lock()
+        self._free_s = 0.0
+        self._before = 0
+        self._beside_intake = False
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Nobody gets a turn any more."""
+        self._stopped = True
+
+    def most(self, limit: int) -> int:
+        """How many messages the step under way may take, of `limit` that it would take alone.
+
+        A small step it is when messages came since the step before it began, a rest included.
+        """
+        return min(limit, BESIDE_INTAKE) if self._beside_intake else limit
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One step, once the others have had theirs. Raises Busy when the worker stops."""
+        async with self._one:
+            # Even without a rest: whoever takes step after step must not be alone with the loop.
+            await self._sleep(max(self._free_s - self._clock_s(), 0))
+            if self._stopped:
+                raise Busy("this worker is shutting down: ask again when it is back")
+            begun_s, begun_at = self._clock_s(), self._taken_in()
+            self._beside_intake = begun_at != self._before
+            self._before = begun_at
+            try:
+                yield
+            finally:
+                ended_s = self._clock_s()
+                is_met = self._taken_in() != begun_at
+                self._free_s = ended_s + (min(REST * (ended_s - begun_s), MOST_REST_S) if is_met else 0)

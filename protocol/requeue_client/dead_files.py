@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -61,10 +61,25 @@ async def delete_pages(
 
 async def delete_exported(admin: AdminClient, page: DeadExportAnswer) -> int:
     """Delete what a page holds. Returns how many were there still. Raises as `AdminClient.ask`."""
-    if not page.keys:
-        return 0
-    request = DeadDeleteRequest(keys=page.keys)
-    return (await admin.ask_one(page.instance, DEAD_DELETE, request, DeadDeleteAnswer)).deleted
+    deleted = 0
+    for keys in _chunks(page.keys, admin.max_payload - _ROOM):
+        request = DeadDeleteRequest(keys=keys)
+        deleted += (await admin.ask_one(page.instance, DEAD_DELETE, request, DeadDeleteAnswer)).deleted
+    return deleted
+
+
+def _chunks(keys: list[str], most_bytes: int) -> Iterator[list[str]]:
+    """So many of these as fit one request, again and again."""
+    chunk: list[str] = []
+    room = most_bytes
+    for key in keys:
+        room -= len(key) + 3
+        if chunk and room < 0:
+            yield chunk
+            chunk, room = [], most_bytes - len(key) - 3
+        chunk.append(key)
+    if chunk:
+        yield chunk
 
 
 def line_of(letter: DeadLetter) -> str:
@@ -125,15 +140,15 @@ class Importing:
         keys = [letter.key for _, letter in batch]
         for instance in self.instances:
             if instance != target:
-                request = DeadKnownRequest(keys=keys)
-                elsewhere.update(
-                    (await self.admin.ask_one(instance, DEAD_KNOWN, request, DeadKnownAnswer)).keys
-                )
+                for some in _chunks(keys, self.admin.max_payload - _ROOM):
+                    request = DeadKnownRequest(keys=some)
+                    answer = await self.admin.ask_one(instance, DEAD_KNOWN, request, DeadKnownAnswer)
+                    elsewhere.update(answer.keys)
         fresh = [(number, letter) for number, letter in batch if letter.key not in elsewhere]
         self.known += len(batch) - len(fresh)
         if fresh:
             letters = DeadImportRequest(letters=[letter for _, letter in fresh])
-            answer = await self.admin.ask_one(target, DEAD_IMPORT, letters, DeadImportAnswer)
-            self.imported += answer.imported
-            self.known += answer.known
-            self.mistakes += [(fresh[each.index][0], each.error) for each in answer.refused]
+            done = await self.admin.ask_one(target, DEAD_IMPORT, letters, DeadImportAnswer)
+            self.imported += done.imported
+            self.known += done.known
+            self.mistakes += [(fresh[each.index][0], each.error) for each in done.refused]

@@ -254,6 +254,21 @@ async def test_what_is_deleted_with_an_export_comes_back_by_an_import_once(
     assert sorted(handled.payloads) == sorted(b"%d" % number for number in range(DEAD))
 
 
+async def test_whole_pages_of_a_queue_with_the_longest_name_are_deleted_and_imported(
+    nats_server: NatsServer, workers: list[WorkerProcess], nc: Client, tmp_path: Path
+) -> None:
+    queue, file = "q" * 128, tmp_path / "long.jsonl"
+    many = [Message("mail.out", b"", queue=queue, retries=1) for _ in range(600)]
+    async with RequeueClient(nc) as client:
+        assert all([outcome.ok async for outcome in client.publish_many(many)])
+    while await _all_dead(nc) <= DEAD + 600:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    rows = await shown(nats_server, "dead", "delete", queue, "--export", str(file), "--yes")
+    assert sum(row["deleted"] for row in rows) == 600
+    for said in ({"imported": 600, "known": 0, "refused": 0}, {"imported": 0, "known": 600, "refused": 0}):
+        assert await shown(nats_server, "dead", "import", str(file)) == [said]
+
+
 async def test_a_file_with_bad_lines_is_told_line_by_line_and_the_others_are_imported(
     nats_server: NatsServer, workers: list[WorkerProcess], tmp_path: Path
 ) -> None:

@@ -339,3 +339,18 @@ async def test_verify_finds_nothing_wrong_with_what_was_imported_and_redriven_to
     report = verify(worker.path)
     assert report.ok, report
     assert (report.records[MESSAGES], report.records[DEAD]) == (4, 1)
+
+
+async def test_as_many_keys_as_are_allowed_are_taken_of_the_longest_queue(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    queue = "q" * 128
+    await worker.publish("nobody.here", queue=queue, retries=1)
+    await until(lambda: worker.dead(queue))
+    [there] = (await ask(nc, "list", state="dead"))["messages"]
+    keys = [there["key"]] + [f"{there['key'][:-32]}{number:032x}" for number in range(511)]
+    assert (await ask(nc, "dead-known", keys=keys))["keys"] == [there["key"]]
+    assert (await ask(nc, "dead-delete", keys=keys))["deleted"] == 1
+    refused = await asked(nc, "dead-known", json.dumps({"keys": [*keys, "00"]}).encode())
+    assert headers_of(refused)["Nats-Service-Error-Code"] == "400"

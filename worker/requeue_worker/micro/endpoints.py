@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from requeue_protocol.admin import (
     COUNT,
@@ -46,6 +46,7 @@ from requeue_protocol.dead_letters import (
     DEAD_EXPORT,
     DEAD_IMPORT,
     DEAD_KNOWN,
+    KEYS_LIMIT,
     DeadDeleteAnswer,
     DeadDeleteRequest,
     DeadExportAnswer,
@@ -72,7 +73,10 @@ from requeue_worker.micro.dead import DeadEndpoints
 from requeue_worker.micro.overview import Overview
 from requeue_worker.micro.pauses import Pauses
 from requeue_worker.micro.redrive import Redrives
-from requeue_worker.micro.service import Endpoint
+from requeue_worker.micro.service import MAX_REQUEST_BYTES, Endpoint
+
+#: KEYS_LIMIT keys of the longest queue name, and a filter
+_KEYS_BYTES: Final = MAX_REQUEST_BYTES + KEYS_LIMIT * 320
 
 
 def endpoints(
@@ -109,8 +113,17 @@ def endpoints(
         Endpoint(REDRIVE, RedriveRequest, RedriveAnswer, redrives.redrive, changes=True),
         Endpoint(JOBS, JobsRequest, JobsAnswer, redrives.jobs, changes=False),
         Endpoint(CANCEL_JOB, CancelJobRequest, JobsAnswer, redrives.cancel, changes=True),
-        Endpoint(DEAD_DELETE, DeadDeleteRequest, DeadDeleteAnswer, dead.delete, changes=True),
+        Endpoint(
+            DEAD_DELETE,
+            DeadDeleteRequest,
+            DeadDeleteAnswer,
+            dead.delete,
+            most_bytes=_KEYS_BYTES,
+            changes=True,
+        ),
         Endpoint(DEAD_EXPORT, DeadExportRequest, DeadExportAnswer, None, dead.export, changes=False),
-        Endpoint(DEAD_KNOWN, DeadKnownRequest, DeadKnownAnswer, dead.known, changes=False),
+        Endpoint(
+            DEAD_KNOWN, DeadKnownRequest, DeadKnownAnswer, dead.known, most_bytes=_KEYS_BYTES, changes=False
+        ),
         Endpoint(DEAD_IMPORT, DeadImportRequest, DeadImportAnswer, None, dead.import_letters, changes=True),
     ]

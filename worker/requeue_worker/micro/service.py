@@ -57,6 +57,7 @@ class Endpoint(Generic[R]):
     #: answers bytes by bytes, where it is there instead of `handle`
     raw: Callable[[bytes], Awaitable[bytes]] | None = None
     _: KW_ONLY
+    most_bytes: int = MAX_REQUEST_BYTES  #: of a request
     #: whether it changes anything: `admin.read_only` switches it off. No default: whoever adds one decides
     changes: bool
 
@@ -203,8 +204,8 @@ class Service:
 async def _answer(endpoint: Endpoint[Any], payload: bytes) -> bytes:
     if endpoint.raw is not None:
         return await endpoint.raw(payload)
-    if len(payload) > MAX_REQUEST_BYTES:
-        raise ValueError(f"the request has {len(payload)} bytes: {MAX_REQUEST_BYTES} are enough")
+    if len(payload) > endpoint.most_bytes:
+        raise ValueError(f"the request has {len(payload)} bytes: {endpoint.most_bytes} are enough")
     request = endpoint.request.model_validate_json(payload or b"{}")
     assert endpoint.handle is not None
     answer: BaseModel = await endpoint.handle(request)

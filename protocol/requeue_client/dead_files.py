@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -30,6 +31,8 @@ from requeue_protocol.dead_letters import (
 
 from requeue_client.service import AdminClient
 
+_Known = tuple[str, str | None]  #: key and Nats-Msg-Id of a dead letter
+_MOST_REQUEST_BYTES = 256 << 10  #: a worker takes somewhat more
 _ROOM = 1024  #: of a message, for what stands around the letters
 
 
@@ -62,22 +65,24 @@ async def delete_pages(
 async def delete_exported(admin: AdminClient, page: DeadExportAnswer) -> int:
     """Delete what a page holds. Returns how many were there still. Raises as `AdminClient.ask`."""
     deleted = 0
-    for keys in _chunks(page.keys, admin.max_payload - _ROOM):
-        request = DeadDeleteRequest(keys=keys)
+    for chunk in _chunks([(key, None) for key in page.keys], admin.max_payload):
+        request = DeadDeleteRequest(keys=[key for key, _ in chunk])
         deleted += (await admin.ask_one(page.instance, DEAD_DELETE, request, DeadDeleteAnswer)).deleted
     return deleted
 
 
-def _chunks(keys: list[str], most_bytes: int) -> Iterator[list[str]]:
+def _chunks(letters: list[_Known], max_payload: int) -> Iterator[list[_Known]]:
     """So many of these as fit one request, again and again."""
-    chunk: list[str] = []
-    room = most_bytes
-    for key in keys:
-        room -= len(key) + 3
+    most = min(max_payload - _ROOM, _MOST_REQUEST_BYTES)
+    chunk: list[_Known] = []
+    room = most
+    for letter in letters:
+        taken = len(json.dumps(letter))
+        room -= taken
         if chunk and room < 0:
             yield chunk
-            chunk, room = [], most_bytes - len(key) - 3
-        chunk.append(key)
+            chunk, room = [], most - taken
+        chunk.append(letter)
     if chunk:
         yield chunk
 
@@ -137,11 +142,12 @@ class Importing:
     async def _send(self, target: str) -> None:
         batch, self._batch, self._bytes = self._batch, [], 0
         elsewhere: set[str] = set()
-        keys = [letter.key for _, letter in batch]
+        keys = [(letter.key, letter.client_id) for _, letter in batch]
         for instance in self.instances:
             if instance != target:
-                for some in _chunks(keys, self.admin.max_payload - _ROOM):
-                    request = DeadKnownRequest(keys=some)
+                for chunk in _chunks(keys, self.admin.max_payload):
+                    ids = [client_id for _, client_id in chunk if client_id is not None]
+                    request = DeadKnownRequest(keys=[key for key, _ in chunk], ids=ids)
                     answer = await self.admin.ask_one(instance, DEAD_KNOWN, request, DeadKnownAnswer)
                     elsewhere.update(answer.keys)
         fresh = [(number, letter) for number, letter in batch if letter.key not in elsewhere]

@@ -28,6 +28,7 @@ _MAX_NUMBER: Final = 2**64 - 1
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{2,512}$")]
 _Time = Annotated[int, Field(ge=0, le=_MAX_TIME_NS)]
 _Number = Annotated[int, Field(ge=0, le=_MAX_NUMBER)]
+_Id = Annotated[str, Field(min_length=1, max_length=512)]
 _Reason = Annotated[str, Field(pattern=r"^[a-z\-]{1,32}$")]
 
 
@@ -67,6 +68,17 @@ class DeadLetter(BaseModel):
         """What a worker knows it by: queue, death and id, in hexadecimal."""
         name = self.queue.encode()
         return (bytes((len(name),)) + name + self.died_ns.to_bytes(8, "big")).hex() + self.id
+
+    @property
+    def client_id(self) -> str | None:
+        """Its publisher's Nats-Msg-Id: by this a worker finds it when it is pending again."""
+        block = self.headers_block
+        if not block or self.queue == REFUSED_QUEUE:
+            return None
+        try:
+            return (read_intake_headers(block).msg_id or b"").decode() or None
+        except UnicodeDecodeError:
+            return None
 
     @property
     def headers_block(self) -> bytes:
@@ -149,9 +161,10 @@ class DeadExportAnswer(AdminAnswer):
 
 
 class DeadKnownRequest(AdminRequest):
-    """Which of these dead letters are there?"""
+    """Which of these dead letters are there, dead or pending again? `ids` are the Nats-Msg-Ids of those that have one."""
 
     keys: list[Key] = Field(max_length=KEYS_LIMIT)
+    ids: list[_Id] = Field(default_factory=list, max_length=KEYS_LIMIT)
 
 
 class DeadKnownAnswer(AdminAnswer):
@@ -161,7 +174,7 @@ class DeadKnownAnswer(AdminAnswer):
 
 
 class DeadImportRequest(AdminRequest):
-    """Make dead letters of these; those that are there already stay as they are."""
+    """Make dead letters of these; those that are there already, dead or pending again, stay as they are."""
 
     letters: list[DeadLetter] = Field(max_length=LETTERS_LIMIT)
 

@@ -114,7 +114,11 @@ def redrive(
         counts, refused = await redriving.count()
         total = sum(counts.values())
         if refused:
-            click.echo(f"{refused:,} refused messages (queue $invalid) can't be redriven", err=True)
+            click.echo(
+                f"{refused:,} refused messages can't be redriven: export them (requeue dead export '$invalid'), "
+                "and publish them mended (requeue publish --file)",
+                err=True,
+            )
         if dry_run:
             rows = [{"instance": name, "messages": number} for name, number in sorted(counts.items())]
             columns = [

@@ -254,6 +254,32 @@ async def test_what_is_deleted_with_an_export_comes_back_by_an_import_once(
     assert sorted(handled.payloads) == sorted(b"%d" % number for number in range(DEAD))
 
 
+async def test_what_was_redriven_and_is_pending_on_any_worker_is_known_to_an_import(
+    nats_server: NatsServer, workers: list[WorkerProcess], tmp_path: Path
+) -> None:
+    file = tmp_path / "mail.jsonl"
+    await run("dead", "export", "mail", "--to", str(file), "--server", nats_server.url)
+    await run("pause", "mail", "--server", nats_server.url)
+    await shown(nats_server, "dead", "redrive", "mail", "--yes")
+    said = {"imported": 0, "known": DEAD, "refused": 0}
+    for args in ([], ["--instance", "worker-0"], ["--instance", "worker.1"]):
+        assert await shown(nats_server, "dead", "import", str(file), *args) == [said]
+
+
+async def test_refused_messages_are_not_redriven_and_it_is_said_what_to_do(
+    nats_server: NatsServer, workers: list[WorkerProcess], nc: Client
+) -> None:
+    await nc.request("requeue.x", b"order", headers={"Requeue-Subject": "_INBOX.a"}, timeout=20)
+    advice = (
+        b"can't be redriven: export them (requeue dead export '$invalid'), "
+        b"and publish them mended (requeue publish --file)"
+    )
+    done = await run("dead", "redrive", "$invalid", "--yes", "--server", nats_server.url)
+    assert (done.returncode, advice in done.stderr) == (1, True)
+    noted = await run("dead", "redrive", "--dry-run", "--server", nats_server.url)
+    assert (noted.returncode, b"1 refused messages " + advice in noted.stderr) == (0, True)
+
+
 async def test_whole_pages_of_a_queue_with_the_longest_name_are_deleted_and_imported(
     nats_server: NatsServer, workers: list[WorkerProcess], nc: Client, tmp_path: Path
 ) -> None:

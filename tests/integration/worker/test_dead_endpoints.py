@@ -209,6 +209,29 @@ async def test_an_import_is_idempotent_also_within_itself_and_beside_what_never_
     assert (await ask(nc, "dead-known", keys=[*keys, "00" * 30]))["keys"] == sorted(keys)
 
 
+async def test_what_is_pending_again_is_known_by_its_publishers_id_and_once_it_is_settled_it_is_new(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    for name in ("a", "b"):
+        await worker.publish("jobs.a", retries=1, headers={"Nats-Msg-Id": name})
+    await until(lambda: len(worker.dead()) == 2)
+    letters = await exported(nc)
+    keys = json.loads((await asked(nc, "dead-export", b"{}")).data)["keys"]
+    await ask(nc, "pause", queue="default")
+    await redrive(nc)
+    assert len(worker.pending()) == 2
+    answer = await imported(nc, letters)
+    assert (answer["imported"], answer["known"], worker.dead()) == (0, 2, [])
+    assert (await ask(nc, "dead-known", keys=keys, ids=["a"]))["keys"] == [
+        key for key, letter in zip(keys, letters, strict=True) if "Nats-Msg-Id: a" in letter["headers"]
+    ]
+    await Handler.listen(nc, "jobs.>", answer=lambda msg: msg.ack())
+    await ask(nc, "resume", queue="default")
+    await worker.until_empty()
+    assert (await imported(nc, letters))["imported"] == 2
+
+
 async def test_a_letter_is_imported_by_another_worker_whatever_its_queue_was_there(
     start: StartWorker, nc: Client, tmp_path: Path
 ) -> None:

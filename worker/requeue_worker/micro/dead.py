@@ -42,7 +42,7 @@ from requeue_worker.micro.turns import Turns
 from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.committer import Committer
-from requeue_worker.storage.keys import TIME, after_prefix, dead_key, queue_of, queue_prefix
+from requeue_worker.storage.keys import TIME, after_prefix, dead_key, id_of, queue_of, queue_prefix
 from requeue_worker.storage.queues import INVALID_QUEUE
 from requeue_worker.storage.rocksdb import DEAD, Engine
 from requeue_worker.storage.store import Store
@@ -167,11 +167,19 @@ class DeadEndpoints:
     async def known(self, request: DeadKnownRequest) -> DeadKnownAnswer:
         """Which of these are there."""
         keys = [bytes.fromhex(key) for key in request.keys]
-        present = await self._store.present(DEAD, keys)
+        present = await self._present(keys, [each.encode() for each in request.ids])
         return DeadKnownAnswer(instance=self._instance_id, keys=sorted(key.hex() for key in present))
 
+    async def _present(self, keys: list[bytes], client_ids: list[bytes]) -> set[bytes]:
+        """Those that are dead here, or pending again: for that the index of client ids is asked, and no queue walked."""
+        dead, pending = await asyncio.gather(
+            self._store.present(DEAD, keys), self._store.keys_of_ids(client_ids)
+        )
+        again = {id_of(key) for found in pending for key in found}
+        return dead | {key for key in keys if id_of(key) in again}
+
     async def import_letters(self, payload: bytes) -> bytes:
-        """Make dead letters of what is none here. Raises ValueError for what is no request, and DiskFull."""
+        """Make dead letters of what is neither dead nor pending here. Raises ValueError for what is no request, DiskFull."""
         most = 2 * self._max_payload() + JSON_BYTES
         request = DeadImportRequest.model_validate_json(unpack(payload, most))
         if not self._has_room():
@@ -190,7 +198,8 @@ class DeadEndpoints:
             async with self._turns.turn(), self._dead_letters.leaving:
                 most = self._turns.most(PAGE_LETTERS)
                 step, items = dict(items[:most]), items[most:]
-                present = await self._store.present(DEAD, list(step))
+                client_ids = [decode(value).client_id for value in step.values()]
+                present = await self._present(list(step), [each for each in client_ids if each is not None])
                 new = {key: value for key, value in step.items() if key not in present}
                 if new:
                     await self._committer.commit(_AddDead(self._registry, self._dead_letters, new))

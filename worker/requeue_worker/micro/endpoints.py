@@ -75,8 +75,8 @@ from requeue_worker.micro.pauses import Pauses
 from requeue_worker.micro.redrive import Redrives
 from requeue_worker.micro.service import MAX_REQUEST_BYTES, Endpoint
 
-#: KEYS_LIMIT keys of the longest queue name, and a filter
-_KEYS_BYTES: Final = MAX_REQUEST_BYTES + KEYS_LIMIT * 320
+#: KEYS_LIMIT keys of the longest queue name with the longest ids
+_KEYS_BYTES: Final = MAX_REQUEST_BYTES + KEYS_LIMIT * (320 + 520)
 
 
 def endpoints(

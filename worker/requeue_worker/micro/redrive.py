@@ -185,7 +185,10 @@ class Redrives:
 
     def _queues(self, request: RedriveRequest) -> list[QueueState]:
         if request.queue == INVALID_QUEUE or request.reason == DeadReason.INVALID:
-            raise ValueError("refused messages can't be redriven: mend and publish them again")
+            raise ValueError(
+                "refused messages were never taken in and can't be redriven: export them (requeue dead export "
+                "'$invalid'), and publish them mended (requeue publish --file)"
+            )
         return [
             queue
             for queue in sorted(self._registry, key=lambda queue: queue.name)

@@ -123,6 +123,27 @@ async def test_dead_letters_are_counted_confirmed_and_redriven_from_all_instance
     await expect(page.locator("tbody tr")).to_have_count(1)
 
 
+async def test_refused_messages_are_left_out_of_a_redrive_and_it_says_so(
+    page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
+) -> None:
+    [address] = await start_views(
+        worker_factory, nats_server, tmp_path, ("worker-0",), "--web-changes", "true"
+    )
+    await publish(nc, [Message("nobody.here", b"x", queue="lost", retries=1) for _ in range(3)])
+    await nc.request("requeue.x", b"x", headers={"Requeue-Subject": "_INBOX.a"}, timeout=20)
+    await page.goto(address)
+    await expect(page.get_by_role("link", name="3", exact=True)).to_be_visible()
+    for query, says in (("", "3 messages, "), ("&queue=$invalid", "0 messages, ")):
+        await page.goto(f"{address}/ui/#/messages?state=dead{query}")
+        await page.get_by_role("button", name="Redrive these").click()
+        status = page.get_by_role("status")
+        await expect(status).to_contain_text(says)
+        await expect(status).to_contain_text("Refused messages stay: export them")
+        enabled = await page.get_by_role("button", name="Redrive", exact=True).is_enabled()
+        assert enabled == (says[0] == "3")
+        await page.get_by_role("button", name="Cancel", exact=True).click()
+
+
 async def test_a_queue_is_purged_after_it_was_counted_and_its_name_was_typed(
     page: Page, nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path
 ) -> None:

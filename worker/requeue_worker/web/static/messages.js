@@ -9,6 +9,8 @@ import { go, reopen } from "./place.js";
 
 const PAGE = 50;
 const LOOKS = 20;  // pages without a find before a person is asked whether to look on
+const REFUSED = "$invalid";
+const REFUSED_STAY = "Refused messages stay: export them, and publish them mended with requeue publish --file.";
 const STATES = { pending: "Pending", "in-flight": "In flight", dead: "Dead letters" };
 
 export function messages(main, query, { changes, again }) {
@@ -195,15 +197,22 @@ async function redrive(filter) {
     go("jobs", {});
   });
   button.disabled = true;
-  let [total, bytes] = [0, 0];
-  try {
-    await pages("count", { ...filter, state: "dead" }, (page) => {
-      [total, bytes] = [total + page.messages, bytes + page.bytes];
-      counted.textContent = `${count(total)} messages so far …`;
+  const sum = async (request) => {
+    let [number, bytes] = [0, 0];
+    await pages("count", { ...request, state: "dead" }, (page) => {
+      [number, bytes] = [number + page.messages, bytes + page.bytes];
+      counted.textContent = `${count(number)} messages so far …`;
       return box.open;
     });
-    counted.textContent = `${count(total)} messages, ${size(bytes)}, become pending again and are due at once.`;
-    button.disabled = total === 0;
+    return [number, bytes];
+  };
+  try {
+    const [all, allBytes] = await sum(filter);
+    const [refused, refusedBytes] = filter.queue ? [0, 0] : await sum({ ...filter, queue: REFUSED });
+    const [number, bytes] = filter.queue === REFUSED ? [0, 0] : [all - refused, allBytes - refusedBytes];
+    counted.textContent = `${count(number)} messages, ${size(bytes)}, become pending again and are due at once.`;
+    if (all > number) counted.textContent += ` ${REFUSED_STAY}`;
+    button.disabled = number === 0;
   } catch (error) {
     counted.textContent = error.message;
   }

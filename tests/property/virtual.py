@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
 from requeue_protocol.envelope import build_envelope
-from requeue_worker import app, replayer, scheduler
+from requeue_worker import alarm, app, replayer, scheduler
 from requeue_worker.broker.parser import Consumer
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.settings import Settings
@@ -171,6 +171,7 @@ class VirtualWorker:
         fake_time = VirtualTime(self.loop)
         for module in (scheduler, replayer, committer):
             self._patches.setattr(module, "time", fake_time)
+        self._patches.setattr(alarm, "open_timer", lambda: None)  # the kernel's time is not this one
         self._patches.setattr(app, "Broker", lambda _, listener: FakeBroker(self, listener))
         self._patches.setattr(app, "Store", _Opener)
         try:

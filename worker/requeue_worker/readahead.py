@@ -31,8 +31,9 @@ READ_LANES: Final = 256
 #: a hop asks for twice as many lanes as the last one had room for, and for so many at least
 FEW_LANES: Final = 8
 READY_BYTES: Final = 32 << 20  #: read ahead in all queues; beyond this a lane has one message ready at a time
-READ_AHEAD_NS: Final = 100_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second
-READ_LEAD_NS: Final = 10_000_000  #: and is asked for so long before the first of it is due
+READ_AHEAD_NS: Final = 150_000_000  #: a read takes in what is due so soon: a trickle costs ten reads a second
+#: and is asked for so long before the first of it is due: it may meet a dozen tables, not merged yet, and other reads
+READ_LEAD_NS: Final = 50_000_000
 _WEIGHT: Final = 100  #: for which READ_LIMIT holds
 
 Item = tuple[bytes, bytes]  #: key and value of a message

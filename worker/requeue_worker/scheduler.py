@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from requeue_worker.alarm import Alarm
 from requeue_worker.allowance import ANY_SLOT, Allowance
 from requeue_worker.counts import Counts
 from requeue_worker.readahead import READ_LEAD_NS, Item, ReadAhead, count_due
@@ -34,7 +35,10 @@ UNSENT_BYTES: Final = 4 << 20  #: beyond this the socket is the bottleneck: wait
 ROUND_CREDITS: Final = 100  #: of weight for one round: a queue with weight 100 sends up to QUANTUM in a round
 QUANTUM: Final = 128
 SEND_CHUNK: Final = 128  #: handed to the replayer at once; the byte bounds are looked at in between
-_LONGEST_SLEEP_S: Final = 3600.0
+COMPANY_NS: Final = (
+    500_000  #: time alone brings no tick sooner than so long after the last one: many due share one
+)
+_LONGEST_SLEEP_NS: Final = 3600 * 10**9
 
 
 class Scheduler:
@@ -74,7 +78,7 @@ class Scheduler:
         #: queues that wait for a slot or byte of any queue; they keep their place in the round
         self._starved: dict[QueueState, None] = {}
         self._tick_requested = False
-        self._wake: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.request_tick)
         self._stopped = False
         self._closed = False
         self.ticks = 0
@@ -92,9 +96,7 @@ class Scheduler:
     def close(self) -> None:
         """Do nothing any more: what times out from now on is in flight for whoever opens the store next."""
         self._stopped = self._closed = True
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
+        self._alarm.close()
 
     def lanes_earlier(self, lanes: Iterable[Lane]) -> None:
         """A commit made these lanes due earlier, or a read brought what is due."""
@@ -276,9 +278,6 @@ class Scheduler:
 
     def _arm(self, now_ns: int) -> None:
         """Set the one timer to the earliest thing that time alone brings about."""
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
         if self._tick_requested:
             return
         wakes = (self._lane_wakes.next_ns(), self._queue_wakes.next_ns())
@@ -287,6 +286,6 @@ class Scheduler:
         if in_flight_ns is not None:
             waits.append(in_flight_ns - time.monotonic_ns())
         if waits:
-            # Rounded up to whole milliseconds, uvloop's grain: rounded down it would spin until the time has come.
-            wait_s = min(-(-max(min(waits), 0) // 1_000_000) / 1000, _LONGEST_SLEEP_S)
-            self._wake = asyncio.get_running_loop().call_later(wait_s, self.request_tick)
+            self._alarm.set(min(max(min(waits), COMPANY_NS), _LONGEST_SLEEP_NS))
+        else:
+            self._alarm.cancel()

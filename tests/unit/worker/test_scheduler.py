@@ -59,6 +59,17 @@ def test_a_delayed_message_goes_out_within_a_millisecond_of_its_time_and_not_ear
         assert late_ns(sent, START_NS + delay_ns) <= 2 * MS
 
 
+def test_a_read_that_takes_40_ms_makes_nothing_late(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.store.read_ns = 40 * MS
+        for number in range(20):
+            worker.publish(b"%d" % number, delay_ns=S + number * 73 * MS)
+        worker.run_for(5 * S)
+        late = [late_ns(sent, START_NS + S + int(sent.payload) * 73 * MS) for sent in worker.sent]
+        assert len(late) == 20
+        assert max(late) <= 2 * MS
+
+
 def test_a_message_that_is_due_earlier_than_the_known_head_wakes_earlier(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.publish(b"late", delay_ns=10 * S)

@@ -69,6 +69,16 @@ def test_rates_are_differences_a_second_and_nothing_of_a_worker_that_started_ane
     assert "out 0.0/s" in anew
 
 
+def test_a_worker_that_does_not_count_what_it_accepts_yet_is_shown_without() -> None:
+    def of_before(each: Look) -> Look:
+        [(key, total)] = each.totals.items()
+        told = total.model_dump_json(exclude={"accepted"})
+        return replace(each, totals={key: QueueTotals.model_validate_json(told)})
+
+    shown = lines(of_before(look(3 * SECOND, 50)), of_before(look(SECOND, 10)), View(filter="0003"))
+    assert [line.split()[-2:] for line in shown if "queue-0003" in line] == [["0.0", "20.0"]]
+
+
 def test_silent_workers_and_what_a_terminal_would_obey_are_shown_as_text() -> None:
     evil = entry(1).model_copy(update={"name": "a\x1b[2J[red]b"})
     now = replace(look(SECOND, 0), queues=[("w", evil)], silent=("w-1",), trouble="no answer: no connection")

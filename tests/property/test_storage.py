@@ -28,6 +28,7 @@ from requeue_worker.changes import Entomb, Redrive, Rekey, Remove, RemoveDead, R
 from requeue_worker.errors import CommitError
 from requeue_worker.inflight import Delivery
 from requeue_worker.micro.changing import Changes
+from requeue_worker.micro.turns import Turns
 from requeue_worker.readahead import ReadAhead
 from requeue_worker.record import Attempt, DeadReason, decode, encode
 from requeue_worker.revival import Revived
@@ -138,6 +139,7 @@ class StorageMachine(RuleBasedStateMachine):
             "rig",
             lambda: self.rig.now_ns,
             self.rig.counts,
+            Turns(lambda: self.rig.counts.intake_messages),
             withdraw_all=lambda lane, items: ReadAhead.withdraw_all(self.read_ahead, lane, items),
             has_room=lambda: True,
         )

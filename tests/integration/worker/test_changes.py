@@ -199,6 +199,7 @@ async def all_steps(nc: Client, endpoint: str, *, dry_run: bool = False, **reque
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("requeue_worker.micro.changing.STEP_MESSAGES", 7)
     monkeypatch.setattr("requeue_worker.micro.scans.SCAN_RECORDS", 20)
+    monkeypatch.setattr("requeue_worker.micro.scans.FEW", 1)  # else a step is smaller than what comes meanwhile
 
 
 async def fill(worker: LiveWorker, number: int = 30) -> None:
@@ -341,7 +342,7 @@ async def test_purges_that_race_with_delivery_leave_each_message_either_delivere
     assert len(jobs.payloads) + purged == number
 
 
-async def test_intake_goes_on_while_ten_thousand_are_purged(start: StartWorker, nc: Client) -> None:
+async def test_intake_goes_on_while_thousands_are_purged(start: StartWorker, nc: Client) -> None:
     """In steps, each of which holds the loop for less than the bound of ADR 28; what comes meanwhile is acknowledged."""
     worker = await start()
     envelope = build_envelope(subject="jobs.a", payload=b"x" * 100, queue="mail", delay_ns=HOUR)
@@ -351,16 +352,16 @@ async def test_intake_goes_on_while_ten_thousand_are_purged(start: StartWorker, 
         acks.release()
 
     await nc.subscribe(inbox, cb=on_ack)
-    for _ in range(10_000):
+    for _ in range(3_000):
         await nc.publish(INTAKE, envelope, reply=inbox)
-    for _ in range(10_000):
+    for _ in range(3_000):
         await asyncio.wait_for(acks.acquire(), 60)
     purge = asyncio.create_task(all_steps(nc, "purge", queue="mail"))
     taken = 0
     while not purge.done():
         await worker.publish("jobs.later", delay_ns=HOUR)
         taken += 1
-    assert await purge == (10_000, 0)
+    assert await purge == (3_000, 0)
     assert taken > 1
     assert len(worker.pending()) == taken
 

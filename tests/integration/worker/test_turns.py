@@ -88,3 +88,22 @@ async def test_an_import_goes_in_steps_and_tells_of_all_of_them(
     answer = await imported(nc, [*letters, *letters])
     assert (answer["imported"], answer["known"], len(worker.dead())) == (20, 20, 20)
     assert worker.worker.counts.commits - commits == 3
+
+
+async def test_a_look_goes_over_fewer_records_while_messages_come_and_finds_them_all(
+    start: StartWorker, nc: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("requeue_worker.micro.scans.SCAN_RECORDS", 40)
+    monkeypatch.setattr("requeue_worker.micro.scans.RANGE_RECORDS", 0)
+    worker = await start()
+    for number in range(60):
+        await worker.publish("jobs.old", b"%d" % number, queue="old", delay_ns=HOUR)
+    await ask(nc, "count", queue="old")  # a look before: nothing has come since
+    assert (await ask(nc, "count", queue="old"))["messages"] == 40
+    found, after = [], ""
+    while after is not None:
+        await take_in(worker)
+        page = await ask(nc, "count", queue="old", after=after)
+        found.append(page["messages"])
+        after = page["next"]
+    assert found == [10] * 6 + [0]

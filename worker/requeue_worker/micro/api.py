@@ -52,10 +52,11 @@ class AdminApi:
         self.overview = Overview(
             registry, counts, instance, settings.fleet, release, clock, ready=ready, max_payload=max_payload
         )
-        browse = Browse(store, registry, instance, max_payload=max_payload)
+        self.looks, self.turns = (Turns(lambda: counts.intake_messages) for _ in range(2))
+        turns = self.turns
+        browse = Browse(store, registry, instance, self.looks, max_payload=max_payload)
         pauses = Pauses(registry, committer, instance, clock, look_again=scheduler.look_again)
         admin = Admin(store, committer, registry, instance, clock, counts, withdraw=scheduler.withdraw)
-        self.turns = turns = Turns(lambda: counts.intake_messages)
         self.changes = Changes(
             store,
             committer,
@@ -96,3 +97,4 @@ class AdminApi:
         await self.redrives.stop()
         self.changes.stop()
         self.turns.stop()
+        self.looks.stop()

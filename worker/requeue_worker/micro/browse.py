@@ -1,12 +1,12 @@
 """Endpoints `list`, `count` and `get`: messages as they lie on disk, page by page.
 
-A page takes one bounded look (`scans`): what was found so far goes out with a cursor. So no request holds up the event
-loop or the reads of due messages, however much there is. A cursor is a key; each page sees the data as it is by then.
+A page takes one bounded look (`scans`) in its turn (`turns`): what was found so far goes out with a cursor. So no request
+holds up the event loop, the intake or the reads of due messages, however much there is. A cursor is a key; each page sees
+the data as it is by then.
 """
 
 from __future__ import annotations
 
-import asyncio
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Final
@@ -29,6 +29,7 @@ from requeue_worker.inflight import Delivery
 from requeue_worker.micro.filters import Wanted, is_requeue_id, wanted_by, wanted_by_id
 from requeue_worker.micro.overview import ENVELOPE_BYTES, fill
 from requeue_worker.micro.scans import SCAN_RECORDS, Item, Scan, look, pick, ranges, read_cursor
+from requeue_worker.micro.turns import Turns
 from requeue_worker.record import decode
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage.keys import id_of, parse_message_key, queue_of, time_of
@@ -43,8 +44,14 @@ class Browse:
     """Lists and looks up messages."""
 
     def __init__(
-        self, store: Store, registry: QueueRegistry, instance_id: str, max_payload: Callable[[], int]
+        self,
+        store: Store,
+        registry: QueueRegistry,
+        instance_id: str,
+        turns: Turns,
+        max_payload: Callable[[], int],
     ) -> None:
+        self._turns = turns
         self._store = store
         self._registry = registry
         self._instance_id = instance_id
@@ -120,16 +127,18 @@ class Browse:
         ]
 
     async def _scan(self, family: str, queue: str | None, after: bytes, limit: int, wanted: Wanted) -> Scan:
-        places = sorted(
-            (max(start, after + b"\x00") if after else start, end)
-            for state in self._queues(queue)
-            for start, end in ranges(state, family)
-            if end > after
-        )
-        flying = self._in_flight(queue) if family == MESSAGES else {}
-        # One turn for everybody else first: whoever asks for page after page must not be alone with the loop.
-        await asyncio.sleep(0)
-        return await self._store.browse(lambda engine: look(engine, family, places, limit, wanted, flying))
+        async with self._turns.turn():
+            places = sorted(
+                (max(start, after + b"\x00") if after else start, end)
+                for state in self._queues(queue)
+                for start, end in ranges(state, family)
+                if end > after
+            )
+            flying = self._in_flight(queue) if family == MESSAGES else {}
+            is_short = self._turns.beside_intake
+            return await self._store.browse(
+                lambda engine: look(engine, family, places, limit, wanted, flying, is_short=is_short)
+            )
 
     def _queues(self, name: str | None) -> list[QueueState]:
         if name is None:

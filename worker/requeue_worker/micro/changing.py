@@ -177,7 +177,10 @@ class Changes:
             if end > start
         )
         limit = SCAN_RECORDS if request.dry_run else self._turns.most(STEP_MESSAGES)
-        return await self._store.browse(lambda engine: look(engine, MESSAGES, places, limit, wanted))
+        is_short = self._turns.beside_intake
+        return await self._store.browse(
+            lambda engine: look(engine, MESSAGES, places, limit, wanted, is_short=is_short)
+        )
 
     async def _look_up(self, request: ChangeRequest, wanted: Wanted) -> Scan:
         """By the index of client ids: one look for all of `ids`."""

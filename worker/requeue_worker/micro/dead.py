@@ -89,8 +89,10 @@ class DeadEndpoints:
         async with self._turns.turn(), self._dead_letters.leaving:
             if request.keys is None:
                 ranges, wanted = self._ranges(request, read_cursor(request.after)), wanted_by(request)
-                limit = self._turns.most(PAGE_LETTERS)
-                scan = await self._store.browse(lambda engine: look(engine, DEAD, ranges, limit, wanted))
+                limit, is_short = self._turns.most(PAGE_LETTERS), self._turns.beside_intake
+                scan = await self._store.browse(
+                    lambda engine: look(engine, DEAD, ranges, limit, wanted, is_short=is_short)
+                )
             else:
                 keys = [bytes.fromhex(key) for key in request.keys]
                 scan = await self._store.browse(lambda engine: _pick(engine, keys))
@@ -126,14 +128,15 @@ class DeadEndpoints:
         request = DeadExportRequest.model_validate_json(payload or b"{}")
         limit = self._max_payload()
         after = read_cursor(request.after)
-        ranges = self._ranges(request, after)
         wanted = wanted_by(request)
-        await asyncio.sleep(0)
+        async with self._turns.turn():
+            ranges = self._ranges(request, after)
+            most, is_short = self._turns.most(PAGE_LETTERS), self._turns.beside_intake
 
-        def read(engine: Engine) -> bytes:
-            return self._page(look(engine, DEAD, ranges, PAGE_LETTERS, wanted), limit)
+            def read(engine: Engine) -> bytes:
+                return self._page(look(engine, DEAD, ranges, most, wanted, is_short=is_short), limit)
 
-        return await self._store.browse(read)
+            return await self._store.browse(read)
 
     def _page(self, scan: Scan, limit: int) -> bytes:
         """As many letters as fit one message; the first may need to be compressed for it."""

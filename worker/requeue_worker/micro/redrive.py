@@ -242,14 +242,14 @@ class Redrives:
     ) -> Callable[[Engine], _Step]:
         """A look for the browse thread: it touches nothing of the event loop's."""
         rate, wanted = request.rate, wanted_by(request)
-        most = self._turns.most(STEP_MESSAGES)
+        most, is_short = self._turns.most(STEP_MESSAGES), self._turns.beside_intake
         if rate is not None:
             most = min(max(int(rate * STEP_S), 1), most)
         subject = None if request.to_subject is None else request.to_subject.encode()
         ttl_ns, now_ns = queue.policy.ttl_ns, self._clock()
 
         def find(engine: Engine) -> _Step:
-            scan = look(engine, DEAD, [(start, end)], most, wanted)
+            scan = look(engine, DEAD, [(start, end)], most, wanted, is_short=is_short)
             letters = []
             for key, value in scan.found:
                 with contextlib.suppress(RefusedError):

@@ -1,7 +1,8 @@
 """One bounded look at the records on disk, for the endpoints that list, count and change messages.
 
-A look reads on the store's browse thread, at most SCAN_RECORDS records or SCAN_BYTES, and says where it stopped. What
-lies below a lane's checkpoint is settled, and no look walks over it.
+A look reads on the store's browse thread, at most SCAN_RECORDS records or SCAN_BYTES, and says where it stopped; beside
+the intake it is shorter, since it competes for the interpreter's lock. What lies below a lane's checkpoint is settled, and
+no look walks over it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from requeue_worker.storage.rocksdb import DEAD, Engine
 
 SCAN_RECORDS: Final = 4096
 SCAN_BYTES: Final = 4 << 20
+FEW: Final = 4  #: a short look is so much shorter
 RANGE_RECORDS: Final = 16  #: what opening a range costs, in records
 
 Item = tuple[bytes, bytes]
@@ -65,8 +67,11 @@ def look(
     limit: int,
     wanted: Wanted,
     but: Collection[bytes] = (),
+    *,
+    is_short: bool,
 ) -> Scan:
     """The first records in these ranges that are wanted, all but `but`. Blocks, though not for long."""
+    most = max(SCAN_RECORDS // FEW, 1) if is_short else SCAN_RECORDS
     found: list[Item] = []
     scanned = spent = held = 0
     for start, end in places:
@@ -77,7 +82,7 @@ def look(
             held += len(item[1])
             if item[0] not in but and wanted(item[0], decode(item[1])):
                 found.append(item)
-            if len(found) == limit or spent >= SCAN_RECORDS or held >= SCAN_BYTES:
+            if len(found) == limit or spent >= most or held >= SCAN_BYTES:
                 return Scan(found, scanned, item[0])
     return Scan(found, scanned, None)
 

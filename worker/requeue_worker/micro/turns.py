@@ -1,10 +1,10 @@
-"""Bulk changes (redrive, purge, move, deletion and import of dead letters) take turns, and give way to the intake.
+"""Bulk changes (redrive, purge, move, dead letters out and in) take turns and give way to the intake; so do looks at disk.
 
     lock ──> rest that the turn before left ──> one bounded step ──> rest, if clients' messages came in meanwhile
 
-All of them share one lock: together they have one step in REST + 1 of the time while messages come in, however many of
-them there are, and all of it while none does. Nobody sets anything, and nobody measures: a step that takes long, since the
-disk or the cores are busy, is followed by a longer rest.
+Changes share one lock, looks another. All that share one have together one step in REST + 1 of the time while messages
+come in, however many of them there are, and all of it while none does. Nobody sets anything, and nobody measures: a step
+that takes long, since the disk or the cores are busy, is followed by a longer rest.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Final
 
 from requeue_protocol.errors import Busy
 
-BESIDE_INTAKE: Final = (
-    128  #: messages of a step while others come in: an ack waits no longer than for one step
-)
+BESIDE_INTAKE: Final = 128  #: messages of a step while others come in: no ack waits for more
 REST: Final = 4  #: a rest is so many times as long as the step before it
 MOST_REST_S: Final = 0.25  #: and never longer, so that a change goes on under any load
 
 
 class Turns:
-    """Who changes many messages does it in steps, each in its turn. On the event loop alone."""
+    """Who goes over many messages does it in steps, each in its turn. On the event loop alone."""
 
     def __init__(
         self,
@@ -41,7 +39,8 @@ class Turns:
         self._one = asyncio.Lock()
         self._free_s = 0.0
         self._before = 0
-        self._beside_intake = False
+        #: whether messages have come since the step before the one under way began, a rest included
+        self.beside_intake = False
         self._stopped = False
 
     def stop(self) -> None:
@@ -49,11 +48,8 @@ class Turns:
         self._stopped = True
 
     def most(self, limit: int) -> int:
-        """How many messages the step under way may take, of `limit` that it would take alone.
-
-        A small step it is when messages came since the step before it began, a rest included.
-        """
-        return min(limit, BESIDE_INTAKE) if self._beside_intake else limit
+        """How many messages the step under way may take, of `limit` that it would take alone."""
+        return min(limit, BESIDE_INTAKE) if self.beside_intake else limit
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -64,7 +60,7 @@ class Turns:
             if self._stopped:
                 raise Busy("this worker is shutting down: ask again when it is back")
             begun_s, begun_at = self._clock_s(), self._taken_in()
-            self._beside_intake = begun_at != self._before
+            self.beside_intake = begun_at != self._before
             self._before = begun_at
             try:
                 yield

@@ -146,14 +146,20 @@ async def _shares_of_lookers(watched: Watched, caller: Caller) -> None:
     for _ in range(looks):
         await caller.view()
     shares = {"web view": (watched.cpu_s() - before_s) / looks / EVERY_S}
+    idle = await _share(watched)
     async with top(watched.url):
-        before_s, begun_s = watched.cpu_s(), time.monotonic()
-        await asyncio.sleep(15 * EVERY_S if IS_LARGE else 2 * EVERY_S)
-        shares["`requeue top`"] = (watched.cpu_s() - before_s) / (time.monotonic() - begun_s)
+        shares["`requeue top`"] = await _share(watched) - idle
     for name, share in shares.items():
         print(f"  {name}, a look every {EVERY_S:g} s: {share:.2%} of a core")
         # Over so short a time the clock of a process's CPU says nothing.
         assert share < SLOWER or not IS_LARGE, name
+
+
+async def _share(watched: Watched) -> float:
+    """What of a core the worker uses now."""
+    before_s, begun_s = watched.cpu_s(), time.monotonic()
+    await asyncio.sleep(15 * EVERY_S if IS_LARGE else EVERY_S)
+    return (watched.cpu_s() - before_s) / (time.monotonic() - begun_s)
 
 
 async def _paired(

@@ -199,7 +199,9 @@ async def all_steps(nc: Client, endpoint: str, *, dry_run: bool = False, **reque
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("requeue_worker.micro.changing.STEP_MESSAGES", 7)
     monkeypatch.setattr("requeue_worker.micro.scans.SCAN_RECORDS", 20)
-    monkeypatch.setattr("requeue_worker.micro.scans.FEW", 1)  # else a step is smaller than what comes meanwhile
+    monkeypatch.setattr(
+        "requeue_worker.micro.scans.FEW", 1
+    )  # else a step is smaller than what comes meanwhile
 
 
 async def fill(worker: LiveWorker, number: int = 30) -> None:

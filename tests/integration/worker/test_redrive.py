@@ -191,7 +191,7 @@ async def test_refused_messages_stay_and_the_request_for_them_says_why(
     assert len(worker.invalid()) == 1
     for request in (b'{"reason": "invalid"}', b'{"queue": "$invalid"}'):
         answer = await asked(nc, "redrive", request)
-        assert b"publish them again" in answer.data
+        assert b"publish them mended" in answer.data
 
 
 async def test_a_dead_letter_that_was_to_be_published_leaves_no_mark_behind(

@@ -28,6 +28,7 @@ LOOK = ("instances", "queues", "stats")
 MOST_PAGES = 40
 EVERY_S = 1.0  #: `top` and the view look so often
 _COMMAND = str(Path(sys.executable).with_name("requeue"))
+_END_S = 5.0  #: the end of a round may ask for something, too
 _SCREEN = struct.pack("HHHH", 50, 160, 0, 0)
 
 Round = Callable[[], Awaitable[None]]
@@ -47,9 +48,12 @@ async def meanwhile(round_: Round) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # More than once: a request whose answer comes just then takes no notice (asyncio.wait_for before Python 3.12).
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_END_S)
+        if not task.cancelled():
+            task.result()
 
 
 @contextlib.asynccontextmanager

@@ -95,7 +95,7 @@ def test_payload_and_delay_differ_and_the_frame_is_known() -> None:
     for number in range(3):
         envelopes.read(build_envelope(subject="a", payload=b"%d" % number, delay_ns=number, queue="q"))
 
-    assert envelopes._frames == 1
+    assert frames_in(envelopes) == 1
     heading = envelopes.read(build_envelope(subject="a", payload=b"x", delay_ns=7, queue="q"))
     assert heading == without_memory(build_envelope(subject="a", payload=b"y", delay_ns=7, queue="q"))
 
@@ -109,14 +109,35 @@ def test_a_cut_payload_is_refused_although_its_frame_is_known() -> None:
         envelopes.read(data[:-1])
 
 
+def frames_in(envelopes: Envelopes) -> int:
+    return sum(len(shape.known) for shape in envelopes._by_size.values())
+
+
 def test_the_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envelopes_module, "_FRAMES_KEPT", 8)
+    monkeypatch.setattr(envelopes_module, "_FRAMES_BYTES", 8 * 900)
     envelopes = Envelopes()
     for number in range(100):
-        envelopes.read(build_envelope(subject=f"a.{number}", payload=b"", queue="q"))
+        envelopes.read(build_envelope(subject=f"a.{number}", payload=b"x" * 5000, queue="q"))
 
-    shapes = envelopes._by_size.values()
-    assert 1 <= sum(len(shape.known) for shape in shapes) == envelopes._frames <= 8
+    assert 1 <= frames_in(envelopes) <= 16
+    assert frames_in(envelopes) * 450 < envelopes._frames_bytes <= 8 * 900
+
+
+def test_a_frame_that_is_large_takes_as_much_room_as_many_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelopes_module, "_FRAMES_BYTES", 5000)
+    envelopes = Envelopes()
+    for number in range(100):
+        envelopes.read(build_envelope(subject=f"a.{number:03}." + "x" * 2000, payload=b"", queue="q"))
+
+    assert frames_in(envelopes) == 1
+
+
+def test_the_frames_of_ten_thousand_queues_are_remembered() -> None:
+    envelopes = Envelopes()
+    for number in range(10_000):
+        envelopes.read(build_envelope(subject="orders.created", payload=b"", queue=f"customer-{number}"))
+
+    assert frames_in(envelopes) == 10_000
 
 
 def test_an_envelope_without_payload_has_no_place() -> None:

@@ -19,6 +19,7 @@ from requeue_worker.storage.keys import (
     SUFFIX_LEN,
     after_prefix,
     lane_prefix,
+    meta_queue_key,
     time_of,
 )
 
@@ -34,7 +35,10 @@ _META_VERSION = 1
 _TOP: Final = b"\xff" * SUFFIX_LEN  #: beyond every key of a lane
 # version, lanes | pending, pending_bytes, dead, dead_bytes, paused_until_ns
 _META = struct.Struct(">BBQQQQQ")
-_META_LANE_LEN = 1 + SUFFIX_LEN
+# priority, checkpoint
+_META_LANE = struct.Struct(f">B{SUFFIX_LEN}s")
+# all of a queue with one lane, as most have
+_pack_one_lane = struct.Struct(_META.format + _META_LANE.format[1:]).pack
 
 
 class Lane:
@@ -198,6 +202,7 @@ class QueueState:
         "in_flight",
         "in_ring",
         "lanes",
+        "meta_key",
         "name",
         "paused_until_ns",
         "pending",
@@ -211,6 +216,7 @@ class QueueState:
 
     def __init__(self, name: str, policy: QueuePolicy, rules: SubjectRules, counts: QueueCounts) -> None:
         self.name = name
+        self.meta_key = meta_queue_key(name)
         self.policy = policy
         self.rules = rules
         self.counts = counts
@@ -243,20 +249,25 @@ class QueueState:
 
     def encode(self) -> bytes:
         """Counters and checkpoints for the `meta` family."""
-        parts = [
-            _META.pack(
+        lanes = self.lanes
+        # Each commit writes each queue that it touches, so this counts where each message is another queue's.
+        if len(lanes) == 1:
+            [lane] = lanes.values()
+            return _pack_one_lane(
                 _META_VERSION,
-                len(self.lanes),
+                1,
                 self.pending,
                 self.bytes,
                 self.dead,
                 self.dead_bytes,
                 self.paused_until_ns,
+                lane.priority,
+                lane.checkpoint[len(lane.prefix) :],
             )
-        ]
-        for priority, lane in self.lanes.items():
-            suffix = lane.checkpoint[len(lane.prefix) :]
-            parts.append(bytes((priority,)) + suffix[:SUFFIX_LEN].ljust(SUFFIX_LEN, b"\x00"))
+        counters = (self.pending, self.bytes, self.dead, self.dead_bytes, self.paused_until_ns)
+        parts = [_META.pack(_META_VERSION, len(lanes), *counters)]
+        for priority, lane in lanes.items():
+            parts.append(_META_LANE.pack(priority, lane.checkpoint[len(lane.prefix) :]))
         return b"".join(parts)
 
     def load(self, stored: bytes) -> None:
@@ -266,8 +277,8 @@ class QueueState:
             raise ValueError(f"queue state version {version}; this release knows {_META_VERSION}")
         self.pending, self.bytes, self.dead, self.dead_bytes, self.paused_until_ns = numbers
         for index in range(lanes):
-            at = _META.size + index * _META_LANE_LEN
-            priority = stored[at]
-            lane = Lane(self, priority, stored[at + 1 : at + _META_LANE_LEN])
+            at = _META.size + index * _META_LANE.size
+            priority, checkpoint = _META_LANE.unpack_from(stored, at)
+            lane = Lane(self, priority, checkpoint)
             lane.head_due_ns = 0 if self.pending else NEVER
             self.lanes[priority] = lane

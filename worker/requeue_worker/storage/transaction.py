@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from requeue_worker.inflight import Delivery
 from requeue_worker.record import HEAD_TIMES, MAX_TIME_NS
-from requeue_worker.storage.keys import TIME_ID, dead_key, id_of, ids_prefix, meta_queue_key
+from requeue_worker.storage.keys import TIME_ID, dead_key, id_of, ids_prefix
 from requeue_worker.storage.queues import Lane, QueueState
 from requeue_worker.storage.rocksdb import Batch
 
@@ -186,15 +186,16 @@ class Transaction:
         A checkpoint goes down to the smallest key inserted here in any case; it moves forward only when
         `checkpoints_due`, to the smallest key that is in memory and not settled.
         """
-        for lane in self._inserted:
-            self._touched.add(lane.queue)
-        for queue in self._touched:
+        put_meta, touched = self.batch.put_meta, self._touched
+        touched.update([lane.queue for lane in self._inserted])
+        for queue in touched:
             for lane in queue.lanes.values():
                 if checkpoints_due:
                     lane.checkpoint = lane.lowest_unsettled()
-                if lane.inserting is not None and lane.inserting < lane.checkpoint:
-                    lane.checkpoint = lane.inserting
-            self.batch.put_meta(meta_queue_key(queue.name), queue.encode())
+                inserting = lane.inserting
+                if inserting is not None and inserting < lane.checkpoint:
+                    lane.checkpoint = inserting
+            put_meta(queue.meta_key, queue.encode())
 
     def settle_in_memory(self) -> list[Lane]:
         """The batch is durable: release removed keys, bring in inserted ones.

@@ -100,8 +100,9 @@ class Scheduler:
 
     def lanes_earlier(self, lanes: Iterable[Lane]) -> None:
         """A commit made these lanes due earlier, or a read brought what is due."""
+        now_ns = self._clock()
         for lane in lanes:
-            self._activate(lane.queue)
+            self._look(lane, now_ns)
         self.request_tick()
 
     def freed(self, queues: Iterable[QueueState]) -> None:
@@ -115,7 +116,9 @@ class Scheduler:
             for queue in starved:
                 self._activate(queue)
         for queue in queues:
-            self._activate(queue)
+            # What else a queue may wait for than a slot of its own, a timer or a read brings about.
+            if queue.lacks_slot:
+                self._activate(queue)
         self.request_tick()
 
     def forget(self, queue: QueueState) -> None:
@@ -155,8 +158,8 @@ class Scheduler:
             return
         self.ticks += 1
         now_ns = self._clock()
-        for lane in self._lane_wakes.due(now_ns):
-            self._activate(lane.queue)
+        for lane in list(self._lane_wakes.due(now_ns)):
+            self._look(lane, now_ns)
         for queue in self._queue_wakes.due(now_ns):
             self._activate(queue)
         self._replayer.expire()
@@ -204,6 +207,7 @@ class Scheduler:
         taken = size = 0
         in_flight = queue.in_flight
         allowed, until_ns = self._allowance.of(queue, now_ns)
+        queue.lacks_slot = False
         for lane in queue.lanes.values():
             due = count_due(lane, now_ns)
             while due and taken < quota and size < room and allowed > 0:
@@ -245,6 +249,7 @@ class Scheduler:
         """Arrange for a blocked queue to be looked at again: when unblocked, or when a waiting message expires."""
         if until_ns == ANY_SLOT:
             self._starved[queue] = None
+        queue.lacks_slot = until_ns == NEVER
         for lane in queue.lanes.values():
             if lane.expires_ns <= now_ns:
                 for key, value in self.read_ahead.take_expired(lane, now_ns):
@@ -263,18 +268,31 @@ class Scheduler:
             queue.in_ring = True
             self._ring.append(queue)
 
+    def _look(self, lane: Lane, now_ns: int) -> None:
+        """Something about this lane has changed: its queue gets a turn when it has a message that is due.
+
+        Before that a turn would do no more than what is done here, at several times the price: with thousands of queues
+        most looks are such ones. Of several lanes a lower one may wait for what this one has.
+        """
+        if (lane.ready and time_of(lane.ready[0][0]) <= now_ns) or len(lane.queue.lanes) > 1:
+            self._activate(lane.queue)
+        else:
+            self.read_ahead.want(lane, now_ns)
+            self._watch(lane, now_ns)
+
     def _watch(self, lane: Lane, now_ns: int) -> None:
         """Wake up for this lane: when its first read-ahead message is due, or it is time to read what follows.
 
         What is past already needs no wake-up: a due message waits for a slot or token, and a read is under way, asked
         for, or not needed before some of what is there is sent. All of these bring the queue back into the ring.
         """
-        times = [lane.head_due_ns - READ_LEAD_NS] if lane.head_due_ns != NEVER else []
-        if lane.ready:
-            times.append(time_of(lane.ready[0][0]))
-        times = [at_ns for at_ns in times if at_ns > now_ns]
-        if times:
-            self._lane_wakes.wake(lane, min(times))
+        at_ns = NEVER
+        if lane.head_due_ns != NEVER and lane.head_due_ns - READ_LEAD_NS > now_ns:
+            at_ns = lane.head_due_ns - READ_LEAD_NS
+        if lane.ready and now_ns < (first_ns := time_of(lane.ready[0][0])) < at_ns:
+            at_ns = first_ns
+        if at_ns != NEVER:
+            self._lane_wakes.wake(lane, at_ns)
 
     def _arm(self, now_ns: int) -> None:
         """Set the one timer to the earliest thing that time alone brings about."""

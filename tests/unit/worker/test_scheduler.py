@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from requeue_protocol.headers import build_headers
 from requeue_worker.allowance import FAIR_SLOTS
+from requeue_worker.changes import Remove
 from requeue_worker.readahead import READ_LIMIT, READY_BYTES
-from requeue_worker.scheduler import TICK_BYTES, UNSENT_BYTES
+from requeue_worker.record import decode
+from requeue_worker.scheduler import TICK_BYTES, UNSENT_BYTES, Scheduler
 from requeue_worker.storage import store as stores
-from requeue_worker.storage.queues import NEVER
+from requeue_worker.storage.queues import NEVER, QueueState
+from requeue_worker.storage.rocksdb import MESSAGES
 from requeue_worker.storage.store import ReadRequest, ReadResult
 
 from tests.property.virtual import MS, START_NS, S, Sent, VirtualWorker
@@ -126,6 +129,42 @@ def test_many_queues_that_are_due_at_once_are_read_in_a_few_hops(path: Path) -> 
         assert len(set(worker.payloads)) == 1000
         assert sum(hops) >= 1000
         assert len(hops) <= 15
+
+
+def test_a_queue_gets_a_turn_for_what_is_due_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: Counter[str] = Counter()
+    serve = Scheduler._serve
+
+    def count(scheduler: Scheduler, queue: QueueState, *rest: Any) -> tuple[int, int, bool]:
+        turns[queue.name] += 1
+        return serve(scheduler, queue, *rest)
+
+    monkeypatch.setattr(Scheduler, "_serve", count)
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        for number in range(100):
+            worker.publish(b"", queue=f"q{number}", delay_ns=S)
+            worker.publish(b"", queue=f"q{number}", delay_ns=3600 * S)
+        worker.run_for(10 * S)
+        assert len(worker.sent) == 100
+        assert sum(turns.values()) <= 100, "not for a commit, a read, a reply or a settlement"
+
+
+def test_a_lower_priority_goes_out_once_the_higher_one_turns_out_to_have_nothing_due(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"low", delay_ns=S, headers={"Requeue-Priority": "9"})
+        worker.run_for(995 * MS)
+        worker.store.read_ns = 50 * MS
+        worker.publish(b"high", headers={"Requeue-Priority": "0"})
+        worker.run_for(10 * MS)
+        high = worker.queue().lanes[0]
+        assert high.reading and not worker.sent, "the case that this is about: due, and not read yet"
+
+        [(key, value)] = worker.store._engine.items(MESSAGES, high.prefix, high.end)
+        assert worker.scheduler.withdraw(high, key, value)
+        worker.call(lambda: worker.worker._committer.submit(Remove(high, key, decode(value))))
+        worker.run_for(100 * MS)
+        assert worker.payloads == [b"low"]
 
 
 def test_lanes_that_a_hop_has_no_room_for_are_read_with_the_next_ones(

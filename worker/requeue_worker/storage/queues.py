@@ -201,6 +201,7 @@ class QueueState:
         "deficit",
         "in_flight",
         "in_ring",
+        "lacks_slot",
         "lanes",
         "meta_key",
         "name",
@@ -227,6 +228,8 @@ class QueueState:
         self.lanes: dict[int, Lane] = {}
         self.in_flight = 0
         self.in_ring = False
+        #: it waits for one of its own messages in flight to end
+        self.lacks_slot = False
         self.deficit = 0
         self.tokens = 0.0
         self.tokens_at_ns = 0

@@ -142,6 +142,8 @@ class Fleet:
     def stop(self) -> list[Report]:
         """Stop all in good order, and verify what they leave."""
         for member in self.members:
+            # Who follows the last kill may be starting: before its handlers stand, a signal is no good order.
+            member.until_ready()
             assert member.stop() == 0, member.log[-4000:]
         # Of neighbours, whoever stops last may have merged those who stopped before.
         data_dirs = {member.data_dir for member in self.members}

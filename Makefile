@@ -32,8 +32,11 @@ KEEP ?=
 demo: $(STAMP) ## the main job on a nats-server of its own; KEEP=1 leaves it running
 	@$(BIN)/python -m requeue_client.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: $(STAMP) ## the whole suite, on a real nats-server and a real disk
-	$(BIN)/python -m pytest -m "not slow and not e2e" tests
+# Much of the suite waits: for disks, timers, replies. Two processes of it keep two cores busy.
+JOBS ?= 1
+PARALLEL := $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder)
+test: $(STAMP) ## the whole suite, on a real nats-server and a real disk; JOBS=2 in two processes
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not e2e" tests
 
 E2E ?=
 e2e: helm ## real pods on a node of one's own (root, Linux), or on the cluster of KUBECONFIG; E2E='-k scale'

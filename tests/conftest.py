@@ -6,13 +6,21 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
 from hypothesis import settings
 from nats.aio.client import Client
 
-from tests.servers import LocalProcess, NatsServer, NatsServerFactory, WorkerFactory, WorkerProcess
+from tests.servers import (
+    LocalProcess,
+    NatsServer,
+    NatsServerFactory,
+    WorkerFactory,
+    WorkerProcess,
+    keep_ports_apart,
+)
 
 # The suite repeats itself, so that a red run is the change's own; `make soak` looks for what nobody has seen yet.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -97,3 +105,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A proxy or a NATS context in the caller's environment must not change what the tests see.
     for name in [name for name in os.environ if name.startswith(("REQUEUE_", "NATS_"))]:
         del os.environ[name]
+    keep_ports_apart()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.parallel import Files  # needs pytest-xdist, which calls this
+
+    return Files(config, log)

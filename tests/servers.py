@@ -9,12 +9,14 @@ Mostly reached through the fixtures of tests/conftest.py. The classes are the on
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from nats.aio.client import Client
+from requeue_client import local
 from requeue_client.local import LocalProcess, LocalProcessError, NatsServer, WorkerProcess, free_port
 
 __all__ = [
@@ -25,9 +27,24 @@ __all__ = [
     "WorkerFactory",
     "WorkerProcess",
     "free_port",
+    "keep_ports_apart",
     "settle",
     "until",
 ]
+
+
+_PORTS_EACH = 1_500
+
+
+def keep_ports_apart() -> None:
+    """Give this process ports that no other process of a run with `-n` draws.
+
+    A server that is down for a moment would find its port taken otherwise. Commands under test draw from the range of
+    `local`, this process from one below it.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6
+    first = 11_000 + number * _PORTS_EACH
+    local._PORTS = range(first, first + _PORTS_EACH)
 
 
 async def settle(nc: Client) -> None:

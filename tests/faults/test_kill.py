@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kills", [30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.timeout(900)
 async def test_a_worker_killed_again_and_again_loses_nothing_that_it_acknowledged(
     nats_server: NatsServer, worker_factory: WorkerFactory, nc: Client, tmp_path: Path, kills: int

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
+from click.testing import CliRunner
 from nats.aio.client import Client
 from requeue_client import Message, RequeueClient
 from requeue_client.cli import main
@@ -24,9 +25,13 @@ LATER = 40
 
 
 async def shown(server: NatsServer, *args: str, code: int = 0, says: bytes = b"") -> Any:
-    """What a command prints as JSON; it ends with this code and says this on standard error, and nothing else."""
-    done = await run(*args, "-o", "json", "--server", server.url)
-    assert (done.returncode, says in done.stderr, bool(done.stderr)) == (code, True, bool(says)), done
+    """What a command prints as JSON; it ends with this code and says this on standard error, and nothing else.
+
+    In this process, since a start of Python costs half a second: `run` shows that each command is one.
+    """
+    done = await asyncio.to_thread(CliRunner().invoke, main, [*args, "-o", "json", "--server", server.url])
+    said = done.stderr_bytes or b""
+    assert (done.exit_code, says in said, bool(said)) == (code, True, bool(says)), (done, done.output)
     return json.loads(done.stdout)
 
 

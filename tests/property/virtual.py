@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -318,5 +319,5 @@ class _Opener:
     @staticmethod
     def open(data_dir: Path, instance_id: str, registry: QueueRegistry) -> Store:
         store = InlineStore.open(data_dir, instance_id, registry)
-        store._engine._sync.sync = False
+        store._engine.write = partial(store._engine.write, sync=False)  # type: ignore[method-assign]
         return store

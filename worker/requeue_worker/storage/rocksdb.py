@@ -1,7 +1,7 @@
 """The one module that imports rocksdict: opening, batches, scans and point reads, in raw bytes.
 
 Four column families (`messages`, `dead`, `meta`, `ids`) in one database, so that one WriteBatch covers them all.
-Every write goes through the WAL with an fsync before it returns; rocksdict releases the GIL meanwhile.
+Every write goes through the WAL with an fsync before it returns, and is seen by nobody before that.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataDirUnreadable
 from requeue_worker.storage.wal import damaged_at
@@ -25,12 +28,14 @@ from rocksdict import (
     Env,
     Options,
     Rdict,
+    RdictIter,
     ReadOptions,
     WriteBatch,
-    WriteOptions,
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MESSAGES, DEAD, META, IDS = "messages", "dead", "meta", "ids"
 FAMILIES = (MESSAGES, DEAD, META, IDS)
@@ -136,9 +141,9 @@ class Engine:
             name: self._db.get_column_family_handle(name) for name in FAMILIES
         }
         self._families = {name: self._db.get_column_family(name) for name in FAMILIES}
-        self._sync = WriteOptions()
-        self._sync.sync = True
-        self._lazy = WriteOptions()
+        #: held while a write is not durable yet: scans begin before it or after it
+        self._durable = threading.Lock()
+        self._unsynced = ""
 
     def batch(self) -> Batch:
         """An empty batch."""
@@ -146,23 +151,44 @@ class Engine:
 
     def write(self, batch: Batch, *, sync: bool = True) -> None:
         """Make the batch durable: returns after the WAL's fsync (without `sync` before it). Raises CommitError."""
-        try:
-            self._db.write(batch.raw, self._sync if sync else self._lazy)
-        except Exception as error:
-            raise CommitError(str(error)) from error
+        with self._durable:
+            try:
+                # Not with an fsync of its own: rocksdict holds the GIL all through a write, and the event loop would wait
+                # for the disk. While it syncs a log it does not.
+                self._db.write(batch.raw)
+            except Exception as error:
+                raise CommitError(str(error)) from error
+            try:
+                if sync:
+                    self._db.flush_wal(sync=True)
+            except Exception as error:
+                self._unsynced = str(error)  # `error` itself would hold the database open
+                raise CommitError(str(error)) from error
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """The value, or None. Raises DataDamaged."""
-        try:
-            value: bytes | None = self._families[family].get(key)
-        except Exception as error:
-            raise DataDamaged(f"{family} can't be read at {key.hex()}: {error}{WHAT_TO_DO}") from error
-        return value
+        found = self.few(family, key, key + b"\x00")
+        return found[0][1] if found else None
 
     def present(self, family: str, keys: list[bytes]) -> set[bytes]:
-        """Those of the keys that are there."""
-        found: list[bytes | None] = self._families[family].get(keys)  # type: ignore[arg-type, assignment]
-        return {key for key, value in zip(keys, found, strict=True) if value is not None}
+        """Those of the keys that are there. Raises DataDamaged."""
+        return {key for key in keys if self.get(family, key) is not None}
+
+    def _scan(self, family: str, end: bytes) -> tuple[RdictIter, ReadOptions]:
+        """A scan up to `end`, and what has to live as long: the bound is in the options, which the scan does not hold."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        return self._begin(partial(self._families[family].iter, options)), options
+
+    def _begin(self, scan: Callable[[], T]) -> T:
+        """Begin a scan, which sees the database as it is now: when all of it is durable. Raises DataDamaged.
+
+        What is not could be lost in a power cut after a handover confirmed it, or a publisher heard of a duplicate.
+        """
+        with self._durable:
+            if self._unsynced:
+                raise DataDamaged(f"what was written last may not be on disk: {self._unsynced}")
+            return scan()
 
     def items(self, family: str, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Key and value of everything in ``start <= key < end``, in key order. Raises DataDamaged.
@@ -176,9 +202,9 @@ class Engine:
         looked: bytes | None = None
         while beyond is not None:
             before, looked, last = looked, beyond, b""
-            items: Iterator[tuple[bytes, bytes]] = self._families[family].items(
-                from_key=beyond, read_opt=options
-            )  # type: ignore[assignment]
+            items: Iterator[tuple[bytes, bytes]] = self._begin(
+                partial(self._families[family].items, from_key=beyond, read_opt=options)  # type: ignore[arg-type]
+            )
             for item in items:
                 last = item[0]
                 yield item
@@ -186,30 +212,20 @@ class Engine:
 
     def few(self, family: str, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         """As `items`, all at once: for ranges of a few records, where a second look at the end would cost the most."""
-        options = ReadOptions()
-        options.set_iterate_upper_bound(end)
         found: list[tuple[bytes, bytes]] = []
-        scan = self._families[family].iter(options)
+        scan, _options = self._scan(family, end)
         scan.seek(start)
         while scan.valid():
             found.append((scan.key(), scan.value()))
             scan.next()
-        try:
-            scan.status()
-        except Exception as error:
-            raise DataDamaged(f"{family} can't be read at {start.hex()}: {error}") from error
+        _check(scan, family, start)
         return found
 
     def first_key(self, family: str, start: bytes) -> bytes | None:
         """The first key at or behind `start`. Raises DataDamaged."""
-        options = ReadOptions()
-        options.set_iterate_upper_bound(_BEYOND)
-        scan = self._families[family].iter(options)
+        scan, _options = self._scan(family, _BEYOND)
         scan.seek(start)
-        try:
-            scan.status()
-        except Exception as error:
-            raise DataDamaged(f"{family} can't be read at {start.hex()}: {error}") from error
+        _check(scan, family, start)
         key: bytes | None = scan.key() if scan.valid() else None
         return key
 
@@ -221,7 +237,9 @@ class Engine:
         looked: bytes | None = None
         while beyond is not None:
             before, looked, last = looked, beyond, b""
-            keys: Iterator[bytes] = self._families[family].keys(from_key=beyond, read_opt=options)  # type: ignore[assignment]
+            keys: Iterator[bytes] = self._begin(
+                partial(self._families[family].keys, from_key=beyond, read_opt=options)  # type: ignore[arg-type]
+            )
             for last in keys:
                 yield last
             beyond = self._what_follows(family, looked, last, options, once_more=looked == before)
@@ -236,12 +254,9 @@ class Engine:
         `start` may have come meanwhile, but once: a scan that gives nothing there `once_more` can't read it.
         """
         beyond = last + b"\x00" if last else start
-        end = self._families[family].iter(options)
+        end = self._begin(partial(self._families[family].iter, options))
         end.seek(beyond)
-        try:
-            end.status()
-        except Exception as error:
-            raise DataDamaged(f"{family} can't be read at {beyond.hex()}: {error}{WHAT_TO_DO}") from error
+        _check(end, family, beyond)
         found: bytes | None = end.key() if end.valid() else None
         if found == start and not last and once_more:
             raise DataDamaged(f"{family} can't be read at {start.hex()}: a scan from there gives nothing")
@@ -290,6 +305,14 @@ class Engine:
             except Exception as error:
                 log.warning("closed without a flush", extra={"error": str(error)})
         self._families.clear()
+
+
+def _check(scan: RdictIter, family: str, key: bytes) -> None:
+    """Raise DataDamaged where the scan could not go on."""
+    try:
+        scan.status()
+    except Exception as error:
+        raise DataDamaged(f"{family} can't be read at {key.hex()}: {error}{WHAT_TO_DO}") from error
 
 
 def is_blank(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The one module that imports rocksdict: opening, batches, scans and point reads, in raw bytes.
+"""RocksDB by rocksdict, which `options` alone imports besides: opening, batches, scans and point reads, in raw bytes.
 
 Four column families (`messages`, `dead`, `meta`, `ids`) in one database, so that one WriteBatch covers them all.
 Every write goes through the WAL with an fsync before it returns, and is seen by nobody before that.
@@ -7,7 +7,6 @@ Every write goes through the WAL with an fsync before it returns, and is seen by
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,16 +15,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataDirUnreadable
+from requeue_worker.storage.options import (
+    BLOCK_CACHE_BYTES,
+    MIB,
+    SCAN_CACHE_BYTES,
+    SOURCE_BUFFER_BYTES,
+    buffer_bytes,
+    db_options,
+    family_options,
+)
 from requeue_worker.storage.wal import damaged_at
 from rocksdict import (
     AccessType,
-    BlockBasedOptions,
     Cache,
     Checkpoint,
     ColumnFamily,
-    DBCompressionType,
     DBRecoveryMode,
-    Env,
     Options,
     Rdict,
     RdictIter,
@@ -40,19 +45,7 @@ T = TypeVar("T")
 MESSAGES, DEAD, META, IDS = "messages", "dead", "meta", "ids"
 FAMILIES = (MESSAGES, DEAD, META, IDS)
 
-_MIB = 1 << 20
 _BEYOND = b"\xff" * 256  # no key is larger
-WRITE_BUFFER_BYTES = 32 * _MIB
-# What 100 queues are read by again and again, a block of 16 KiB of each in each of two dozen tables that are not merged yet,
-# has room in it: a read of a queue costs 110 µs of CPU then, with the GIL held, and 230 µs with half as much.
-BLOCK_CACHE_BYTES = 64 * _MIB
-SCAN_CACHE_BYTES = 4 * _MIB  # a read-only database is scanned once, from end to end
-SOURCE_BUFFER_BYTES = 8 * _MIB
-SMALL_DISK_SHARE = (
-    32  # below 1 GiB a write buffer is this part of the disk; the logs, three times that, bound a start
-)
-
-
 WHAT_TO_DO = "; `requeue-worker salvage` copies what can be read into another directory, and says what can't"
 
 
@@ -114,8 +107,8 @@ class Engine:
         if not salvage:
             _check_logs(path)
         cache = Cache(SCAN_CACHE_BYTES if read_only or source else BLOCK_CACHE_BYTES)
-        buffer = _buffer_bytes(path)
-        options = _db_options(buffer)
+        buffer = buffer_bytes(path)
+        options = db_options(buffer)
         if salvage:
             options.set_wal_recovery_mode(DBRecoveryMode.skip_any_corrupted_record())
         if source:
@@ -126,7 +119,12 @@ class Engine:
             self._db = Rdict(
                 str(path),
                 options,
-                {name: _family_options(cache, name, buffer) for name in FAMILIES},
+                {
+                    name: family_options(
+                        cache, buffer if name == MESSAGES else max(buffer // 4, MIB), bloom=name == IDS
+                    )
+                    for name in FAMILIES
+                },
                 AccessType.read_only(False) if read_only else AccessType.read_write(),
             )
         except Exception as error:
@@ -321,7 +319,7 @@ def is_blank(path: Path) -> bool:
     Raises DataDirUnreadable.
     """
     _check_logs(path)
-    options = _db_options(_MIB)
+    options = db_options(MIB)
     try:
         families = {name: Options(raw_mode=True) for name in Rdict.list_cf(str(path))}
         db = Rdict(str(path), options, families, AccessType.read_only(False))
@@ -335,22 +333,13 @@ def is_blank(path: Path) -> bool:
         raise DataDirUnreadable(f"{path} can't be read: {error}") from error
 
 
-def _buffer_bytes(path: Path) -> int:
-    """For the write buffer of messages. On a small disk a small one: log and buffers must fit into the reserve."""
-    try:
-        disk = os.statvfs(path if path.exists() else path.parent)
-    except OSError:
-        return WRITE_BUFFER_BYTES
-    return min(max(disk.f_blocks * disk.f_frsize // SMALL_DISK_SHARE, _MIB), WRITE_BUFFER_BYTES)
-
-
 def repair(path: Path) -> None:
     """Make a database that can be opened of the tables and logs that are there; changes the directory.
 
     Raises DataDirUnreadable.
     """
     try:
-        Rdict.repair(str(path), _db_options(_MIB))
+        Rdict.repair(str(path), db_options(MIB))
     except Exception as error:
         raise DataDirUnreadable(f"{path} can't be repaired: {error}") from error
 
@@ -380,45 +369,3 @@ def _damaged_tables(path: Path) -> list[str]:
                     damaged.append(table.name)
         db.close()
     return damaged
-
-
-def _db_options(buffer_bytes: int) -> Options:
-    options = Options(raw_mode=True)
-    # Compactions after a few million messages take a core for a while. The event loop goes first: of 5,000 due a second,
-    # right after 4,000,000 came in, one in a hundred was more than 22 ms late at equal priority, and is 5 ms late so.
-    env = Env()
-    env.lower_thread_pool_cpu_priority()
-    options.set_env(env)
-    options.create_if_missing(True)
-    options.create_missing_column_families(True)
-    # Only a torn tail may be cut off: RocksDB's default (point in time) drops everything behind one flipped byte.
-    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
-    options.set_paranoid_checks(True)
-    options.set_max_background_jobs(2)
-    options.set_max_total_wal_size(3 * buffer_bytes)
-    options.set_keep_log_file_num(3)
-    options.set_max_log_file_size(4 * _MIB)
-    options.set_stats_dump_period_sec(0)
-    options.set_db_write_buffer_size(3 * buffer_bytes)
-    # Of the default family, which is empty. After a flush without room RocksDB writes again once the largest buffer of all
-    # families is free, and that family's would have 64 MiB.
-    options.set_write_buffer_size(buffer_bytes)
-    options.set_bytes_per_sync(_MIB)
-    return options
-
-
-def _family_options(cache: Cache, name: str, buffer_bytes: int) -> Options:
-    options = Options(raw_mode=True)
-    table = BlockBasedOptions()
-    table.set_block_cache(cache)
-    table.set_cache_index_and_filter_blocks(True)
-    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
-    table.set_block_size(16 * 1024)
-    if name == IDS:
-        table.set_bloom_filter(10, False)
-    options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(buffer_bytes if name == MESSAGES else max(buffer_bytes // 4, _MIB))
-    options.set_max_write_buffer_number(3)
-    options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_compression_type(DBCompressionType.lz4())
-    return options

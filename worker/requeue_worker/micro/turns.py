@@ -19,7 +19,9 @@ from requeue_protocol.errors import Busy
 
 BESIDE_INTAKE: Final = 128  #: messages of a step while others come in: no ack waits for more
 REST: Final = 4  #: a rest is so many times as long as the step before it
-MOST_REST_S: Final = 1.0  #: and never longer, so that a change goes on under any load, and its caller waits for it
+MOST_REST_S: Final = (
+    1.0  #: and never longer, so that a change goes on under any load, and its caller waits for it
+)
 
 
 class Turns:

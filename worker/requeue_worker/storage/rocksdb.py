@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataDirUnreadable
 from requeue_worker.storage.options import (
@@ -165,12 +165,24 @@ class Engine:
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """The value, or None. Raises DataDamaged."""
-        found = self.few(family, key, key + b"\x00")
-        return found[0][1] if found else None
+        # No scan: that would look into tables which do not hold the key, and may be damaged.
+        value: bytes | None = self._read(family, key.hex(), partial(self._families[family].get, key))
+        return value
 
     def present(self, family: str, keys: list[bytes]) -> set[bytes]:
         """Those of the keys that are there. Raises DataDamaged."""
-        return {key for key in keys if self.get(family, key) is not None}
+        get = cast("Callable[[list[bytes]], list[bytes | None]]", self._families[family].get)
+        found = self._read(family, f"{len(keys)} keys", partial(get, keys))
+        return {key for key, value in zip(keys, found, strict=True) if value is not None}
+
+    def _read(self, family: str, place: str, read: Callable[[], T]) -> T:
+        """Read at once. Raises DataDamaged."""
+        try:
+            return self._begin(read)
+        except DataDamaged:
+            raise
+        except Exception as error:
+            raise DataDamaged(f"{family} can't be read at {place}: {error}{WHAT_TO_DO}") from error
 
     def _scan(self, family: str, end: bytes) -> tuple[RdictIter, ReadOptions]:
         """A scan up to `end`, and what has to live as long: the bound is in the options, which the scan does not hold."""

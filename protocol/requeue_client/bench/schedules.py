@@ -20,6 +20,7 @@ from requeue_client.bench.figures import Result
 from requeue_client.bench.ingest import lead_ns, parameters
 from requeue_client.bench.messages import STAMP, Compose, Load, noise
 from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, new_inbox
+from requeue_client.bench.replay import due_figures
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
 from requeue_client.bench.wire import Wire, WireError
@@ -63,14 +64,7 @@ async def measure_schedules(lab: Lab, load: Load) -> Result:
         costs = meter.figures(load.n)
         await inward.close()
         await outward.close()
-    figures = {
-        "rate_per_s": round(delivered.rate_per_s),
-        "missing": load.n - len(delivered.numbers),
-        "first_after_due_ms": round(min(delivered.lateness_ns, default=0) / 1e6, 3),
-        "all_after_due_ms": round(max(delivered.lateness_ns, default=0) / 1e6, 3),
-        **costs,
-    }
-    return Result("replay", SYSTEM, parameters(load), figures)
+    return Result("replay", SYSTEM, parameters(load), {**due_figures(load, delivered), **costs})
 
 
 @asynccontextmanager

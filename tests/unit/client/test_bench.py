@@ -8,6 +8,7 @@ import json
 import os
 import time
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from requeue_client.bench.messages import (
     plain,
 )
 from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked
+from requeue_client.bench.replay import due_figures
 from requeue_client.bench.report import as_json, print_tables
-from requeue_client.bench.responder import Responder
+from requeue_client.bench.responder import Delivered, Responder
 from requeue_client.bench.target import costless_fsync
 from requeue_client.bench.usage import Usage, cpu_us_per, read_usage
 from requeue_client.bench.wire import Wire, WireError
@@ -135,6 +137,25 @@ async def test_repeats_and_early_deliveries_are_counted() -> None:
     wire.data_received(2 * (b"MSG x 2 r %d\r\n%b\r\n" % (len(body), body)))
     delivered = await responder.finish(idle_s=0.01)
     assert (delivered.duplicates, delivered.early) == (1, 2)
+
+
+async def test_a_replay_is_counted_from_the_instant_at_which_it_was_due() -> None:
+    wire = FakeWire()
+    responder = Responder(wire, LOAD.size, 3)
+    wire.reader = responder.read
+    due_ns = time.time_ns() - 10 * 10**9
+    for number in (0, 1, 1, 2):  # at once, but ten seconds after they were due; one of them twice
+        body = STAMP.pack(number, due_ns) + bytes(LOAD.size - STAMP.size)
+        wire.data_received(b"MSG x 2 r %d\r\n%b\r\n" % (len(body), body))
+    delivered = await responder.finish(idle_s=1)
+    last_s = max(delivered.lateness_ns) / 1e9
+    assert last_s >= 10
+    assert delivered.rate_since_due_per_s == pytest.approx(3 / last_s)
+    figures = due_figures(replace(LOAD, n=3), delivered)
+    assert figures["rate_per_s"] == 0  # 0.3 a second
+    assert figures["all_after_due_ms"] == pytest.approx(last_s * 1000, abs=0.001)
+    assert (figures["missing"], figures["duplicates"]) == (0, 1)
+    assert Delivered().rate_since_due_per_s == 0
 
 
 def _publish(wire: FakeWire, n: int, window: int, payload_acks: bool = False) -> asyncio.Task[Published]:

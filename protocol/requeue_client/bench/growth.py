@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from requeue_client.bench.disk import disk_bytes
 from requeue_client.bench.figures import Figure, Result, spread_ms
 from requeue_client.bench.ingest import HOUR_NS, fill, parameters, publish
 from requeue_client.bench.lateness import lateness_figures, replay_at_rate
 from requeue_client.bench.messages import Load
 from requeue_client.bench.replay import replay_at_once
 from requeue_client.bench.target import Lab, System
-from requeue_client.bench.usage import disk_bytes, read_usage
+from requeue_client.bench.usage import read_usage
 from requeue_client.bench.wire import Wire, WireError
 
 _DAY_NS = 24 * HOUR_NS

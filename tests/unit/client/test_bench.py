@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from requeue_client.bench.disk import costless_fsync, fsyncs_ns
 from requeue_client.bench.figures import Result, faults, medians, percentile, spread_ms
 from requeue_client.bench.messages import (
     INTAKE_SUBJECT,
@@ -29,7 +30,6 @@ from requeue_client.bench.publisher import Published, WindowedPublisher, check_a
 from requeue_client.bench.replay import due_figures
 from requeue_client.bench.report import as_json, print_tables
 from requeue_client.bench.responder import Delivered, Responder
-from requeue_client.bench.target import costless_fsync
 from requeue_client.bench.usage import Usage, cpu_us_per, read_usage
 from requeue_client.bench.wire import Wire, WireError
 from requeue_protocol.envelope import read_envelope
@@ -257,6 +257,13 @@ def test_memory_behind_a_data_directory_is_noticed() -> None:
     in_memory = [Path(at) for at, kind in mounts if kind == "tmpfs" and Path(at).is_dir()]
     assert all(costless_fsync(path) for path in in_memory)
     assert not costless_fsync(Path("/proc"))
+
+
+def test_each_fsync_is_timed_and_leaves_nothing_on_the_disk(tmp_path: Path) -> None:
+    taken_ns = fsyncs_ns(tmp_path, 256)
+    assert len(taken_ns) >= 100
+    assert min(taken_ns) > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_usage_of_this_process_is_read_and_of_none_is_none() -> None:

@@ -26,7 +26,7 @@ from requeue_protocol.errors import (
 from requeue_protocol.replies import ack, refusal
 from requeue_worker.broker.parser import Raw
 from requeue_worker.counts import Counts
-from requeue_worker.envelopes import Envelopes, heading_of
+from requeue_worker.envelopes import Envelopes, Frame, heading_of
 from requeue_worker.plain import PlainBlocks, PlainHeading, extras_of
 from requeue_worker.record import MAX_TIME_NS
 from requeue_worker.registry import QueueRegistry
@@ -60,7 +60,6 @@ class Ingest:
         buffer_bytes: int,
     ) -> None:
         self._registry = registry
-        self._queues = registry.by_name
         self._committer = committer
         self._counts = counts
         self._send = send
@@ -70,6 +69,7 @@ class Ingest:
         self._dedupe = dedupe
         self._buffer_bytes = buffer_bytes
         self._envelopes = Envelopes()
+        self._as_of = registry.changes
         self._plain = PlainBlocks()
         #: bytes of messages with a client id that is being looked up, or whose first copy is on its way to disk
         self._looked_up_bytes = 0
@@ -91,7 +91,10 @@ class Ingest:
         room = self._buffer_bytes - self._committer.waiting_bytes - self._looked_up_bytes
         limit = self._max_payload() - REPLAY_HEADROOM_BYTES
         read, full = self._envelopes.read, self._with_headers
-        name = subject = None  # of the bare envelope before: mostly the next one says the same
+        if self._as_of != self._registry.changes:
+            self._as_of = self._registry.changes
+            self._envelopes.forget_lanes()
+        before = None  # the frame of the bare envelope before: mostly the next one has the same
         for raw in batch:
             _subject, reply, headers, payload = raw
             try:
@@ -99,10 +102,10 @@ class Ingest:
                 if size > limit or accepted_bytes + size > room:
                     raise _too_large(size, limit) if size > limit else Busy(_BUFFER_FULL)
                 if headers is None:
-                    head, delay_ns, ttl_ns, its_name, its_subject = read(payload)
-                    if its_name is not name or its_subject is not subject:
-                        lane = self._lane(its_name, its_subject)
-                        queue, name, subject = lane.queue, its_name, its_subject
+                    head, delay_ns, frame = read(payload)
+                    if frame is not before:
+                        lane = frame.lane or self._lane(frame)
+                        queue, ttl_ns, before = lane.queue, frame.ttl_ns, frame
                         limited = queue.policy.max_messages is not None or queue.policy.max_bytes is not None
                     if delay_ns > _FAR_NS:
                         self._check_far(delay_ns)
@@ -184,12 +187,10 @@ class Ingest:
         size, tail = len(headers) + len(payload), extras + headers + payload
         return NewMessage(lane, delay_ns, said.at_ns, ttl_ns, head, tail, size, client_id, reply, True)
 
-    def _lane(self, name: str, subject: bytes) -> Lane:
-        """The lane of a bare envelope. Raises QueueFull, MalformedMessage or SubjectNotAllowed."""
-        queue = self._queues.get(name)
-        if queue is None or subject not in queue.rules.passed:
-            queue = self._registry.named(name, subject)
-        return queue.lane(DEFAULT_PRIORITY)
+    def _lane(self, frame: Frame) -> Lane:
+        """The lane of a bare envelope, kept with its frame. Raises QueueFull, MalformedMessage or SubjectNotAllowed."""
+        lane = frame.lane = self._registry.named(frame.queue, frame.subject).lane(DEFAULT_PRIORITY)
+        return lane
 
     def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, said: PlainHeading) -> NewMessage:
         """A plain message: the queue's policy stands in for what the headers don't say."""

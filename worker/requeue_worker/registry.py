@@ -34,7 +34,9 @@ class QueueRegistry:
         self._queues: dict[str, QueueState] = {}
         #: called when a new queue brings the number close to `max_queues`
         self.crowded: Callable[[], None] = _nothing
-        #: `by_name[name]` is the hot path's look-up; a miss goes to `get`
+        #: grows when a queue left, or a policy changed: a lane that was looked up before may be the wrong one now
+        self.changes = 0
+        #: for looking up what need not be there
         self.by_name = self._queues
 
     def __iter__(self) -> Iterator[QueueState]:
@@ -80,6 +82,7 @@ class QueueRegistry:
     def remove(self, queue: QueueState) -> None:
         """Forget an idle queue and its counters."""
         del self._queues[queue.name]
+        self.changes += 1
         self._counts.queues.pop(queue.name, None)
 
     def is_configured(self, name: str) -> bool:
@@ -93,6 +96,7 @@ class QueueRegistry:
         self._policy_for = policy_for
         self._configured = frozenset(configured)
         self._rules_by_lists.clear()
+        self.changes += 1
         for queue in self:
             queue.policy = policy_for(queue.name)
             queue.rules = self._rules(queue.policy)

@@ -13,13 +13,13 @@ from requeue_protocol.envelope import build_envelope, known_layout, read_envelop
 from requeue_protocol.errors import MalformedMessage
 from requeue_protocol.frames import frame_place
 from requeue_worker import envelopes as envelopes_module
-from requeue_worker.envelopes import Envelopes, heading_of
+from requeue_worker.envelopes import Envelopes, Heading, heading_of
 
 from tests.unit.protocol.oracle import FULL, Arrangement, Fields, arrange, build_generated
 from tests.unit.protocol.test_envelope import arrangements, fields_of_any_client
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def learn_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelopes_module, "_LEARN_EVERY", 1)
 
@@ -29,6 +29,14 @@ def said(read: Callable[[bytes], object], data: bytes) -> object:
         return read(data)
     except MalformedMessage as error:
         return str(error)
+
+
+def with_memory(envelopes: Envelopes) -> Callable[[bytes], object]:
+    def read(data: bytes) -> Heading:
+        head, delay_ns, frame = envelopes.read(data)
+        return Heading(head, delay_ns, frame.ttl_ns, frame.queue, frame.subject)
+
+    return read
 
 
 def without_memory(data: bytes) -> object:
@@ -55,7 +63,7 @@ def test_what_was_learnt_says_the_same_as_reading_anew(
     for data in (arrange(fields, how), build_generated(fields)):
         for variant in (data, *[changed(data, where, cut) for where, cut in variants], data):
             for _ in range(2):
-                assert said(envelopes.read, variant) == without_memory(variant)
+                assert said(with_memory(envelopes), variant) == without_memory(variant)
 
 
 def test_a_payload_that_is_the_subject_teaches_nothing() -> None:
@@ -66,8 +74,8 @@ def test_a_payload_that_is_the_subject_teaches_nothing() -> None:
 
     assert frame_place(bytes(data), read_envelope(bytes(data))) is None
     envelopes = Envelopes()
-    assert said(envelopes.read, bytes(data)) == without_memory(bytes(data))
-    assert said(envelopes.read, other) == without_memory(other)
+    assert said(with_memory(envelopes), bytes(data)) == without_memory(bytes(data))
+    assert said(with_memory(envelopes), other) == without_memory(other)
 
 
 def test_a_payload_inside_the_table_teaches_nothing() -> None:
@@ -86,8 +94,8 @@ def test_a_payload_inside_the_table_teaches_nothing() -> None:
 
     assert frame_place(bytes(data), read_envelope(bytes(data))) is None
     envelopes = Envelopes()
-    assert said(envelopes.read, bytes(data)) == without_memory(bytes(data))
-    assert said(envelopes.read, other) == without_memory(other)
+    assert said(with_memory(envelopes), bytes(data)) == without_memory(bytes(data))
+    assert said(with_memory(envelopes), other) == without_memory(other)
 
 
 def test_payload_and_delay_differ_and_the_frame_is_known() -> None:
@@ -96,7 +104,7 @@ def test_payload_and_delay_differ_and_the_frame_is_known() -> None:
         envelopes.read(build_envelope(subject="a", payload=b"%d" % number, delay_ns=number, queue="q"))
 
     assert frames_in(envelopes) == 1
-    heading = envelopes.read(build_envelope(subject="a", payload=b"x", delay_ns=7, queue="q"))
+    heading = said(with_memory(envelopes), build_envelope(subject="a", payload=b"x", delay_ns=7, queue="q"))
     assert heading == without_memory(build_envelope(subject="a", payload=b"y", delay_ns=7, queue="q"))
 
 
@@ -113,6 +121,7 @@ def frames_in(envelopes: Envelopes) -> int:
     return sum(len(shape.known) for shape in envelopes._by_size.values())
 
 
+@pytest.mark.usefixtures("learn_all")
 def test_the_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelopes_module, "_FRAMES_BYTES", 8 * 900)
     envelopes = Envelopes()
@@ -123,6 +132,7 @@ def test_the_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert frames_in(envelopes) * 450 < envelopes._frames_bytes <= 8 * 900
 
 
+@pytest.mark.usefixtures("learn_all")
 def test_a_frame_that_is_large_takes_as_much_room_as_many_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelopes_module, "_FRAMES_BYTES", 5000)
     envelopes = Envelopes()
@@ -138,6 +148,21 @@ def test_the_frames_of_ten_thousand_queues_are_remembered() -> None:
         envelopes.read(build_envelope(subject="orders.created", payload=b"", queue=f"customer-{number}"))
 
     assert frames_in(envelopes) == 10_000
+
+
+def test_envelopes_of_which_none_comes_twice_are_mostly_not_learnt_once_there_was_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(envelopes_module, "_FRAMES_BYTES", 100 * 600)
+    envelopes = Envelopes()
+    frames = []
+    for number in range(400):
+        envelopes.read(build_envelope(subject=f"a.{number:03}", payload=b"", queue="q"))
+        frames.append(frames_in(envelopes))
+
+    full = frames.index(max(frames))
+    assert frames[:full] == list(range(1, full + 1)), "each is learnt while there is room"
+    assert frames[-1] == pytest.approx((400 - full) / envelopes_module._LEARN_EVERY, abs=2)
 
 
 def test_an_envelope_without_payload_has_no_place() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from requeue_client.bench.command import bench
+from requeue_client.bench.figures import Result
+from requeue_client.bench.report import as_json
 
+from tests.performance import render
 from tests.performance.plots import bars, lines
 from tests.performance.render import DOCUMENT, FIGURES, document, plots
 
@@ -34,6 +38,26 @@ def test_commands_of_the_document_are_commands() -> None:
     assert len(commands) > 5
     for command in commands:
         assert bench.make_context("bench", command.split())
+
+
+def test_the_target_of_an_ack_is_what_comes_on_top_of_one_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "FIGURES", tmp_path)
+    figures = {"ack_p50_ms": 1.25, "ack_p99_ms": 3.0, "fsync_p50_ms": 0.5}
+    ack = Result("ack", "requeue", {"rate_per_s": 1000.0}, figures)
+    (tmp_path / "ack.json").write_text(as_json([ack], []))
+    assert render.table().splitlines()[2:] == [
+        "| ack at 1,000 messages/s, p50, over one fsync, ms | ≤ 1 | 0.75 (1.25 less an fsync of 0.50) | reached |",
+        "| ack at 1,000 messages/s, p99, ms | ≤ 5 | 3.00 | reached |",
+    ]
+
+
+def test_a_target_says_over_how_many_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "FIGURES", tmp_path)
+    result = Result("startup", "requeue", {"backlog": 10_000_000}, {"first_replay_s": 2.5})
+    (tmp_path / "startup.json").write_text(as_json([result], []))
+    assert "| start to first replay over 10,000,000 pending, s | ≤ 2 | 2.50 | not reached |" in render.table()
 
 
 def test_the_longest_bar_and_the_labels_are_drawn() -> None:

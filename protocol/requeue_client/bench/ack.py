@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from requeue_client.bench.disk import fsyncs_ns
 from requeue_client.bench.figures import Result, spread_ms
 from requeue_client.bench.ingest import HOUR_NS, parameters
 from requeue_client.bench.messages import Load, envelopes
@@ -16,15 +17,19 @@ _SECONDS = 10
 
 
 async def measure_ack(lab: Lab, load: Load, *, rate_per_s: float) -> Result:
-    """Publish evenly at `rate_per_s` for 10 s (or `load.n` messages).
+    """Publish evenly at `rate_per_s` for 10 s (or `load.n` messages), and say what one fsync costs on the same disk.
 
     Raises WireError on a given server: what is published here would stay there.
     """
     if not lab.own:
         raise WireError("the ack scenario leaves its messages behind: leave --server out")
     timed = replace(load, n=max(1, min(load.n, round(rate_per_s * _SECONDS))))
+    # Before and after: the disk's speed changes within seconds where it is shared.
+    fsyncs = fsyncs_ns(lab.root, load.size)
     async with lab.requeue() as system:
         figures = await _publish(system, timed, rate_per_s)
+    fsyncs += fsyncs_ns(lab.root, load.size)
+    figures["fsync_p50_ms"] = spread_ms("fsync", fsyncs)["fsync_p50_ms"]
     return Result("ack", "requeue", {**parameters(timed), "rate_per_s": rate_per_s}, figures)
 
 

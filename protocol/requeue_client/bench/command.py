@@ -15,17 +15,18 @@ from rich.console import Console
 from requeue_client.bench import beanstalkd, schedules
 from requeue_client.bench.ack import measure_ack
 from requeue_client.bench.both import measure_both
+from requeue_client.bench.disk import costless_fsync
 from requeue_client.bench.figures import Result, faults, medians
 from requeue_client.bench.growth import measure_growth
 from requeue_client.bench.headofline import measure_head_of_line
 from requeue_client.bench.ingest import measure_ingest
+from requeue_client.bench.jetstream import SYSTEMS, measure_jetstream_ingest, measure_jetstream_replay
 from requeue_client.bench.lateness import measure_lateness
 from requeue_client.bench.messages import INTAKE_SUBJECT, MIN_SIZE, Load
-from requeue_client.bench.peer import SYSTEMS, measure_peer_ingest, measure_peer_replay
 from requeue_client.bench.replay import measure_replay
 from requeue_client.bench.report import as_json, print_tables
 from requeue_client.bench.startup import measure_startup
-from requeue_client.bench.target import Lab, costless_fsync
+from requeue_client.bench.target import Lab
 from requeue_client.bench.wire import WireError
 from requeue_client.local import LocalProcessError
 
@@ -230,11 +231,11 @@ async def _step(lab: Lab, plan: _Plan, scenario: str, system: str) -> list[Resul
         case "ingest", "requeue":
             return [await measure_ingest(lab, load)]
         case "ingest", peer:
-            return [await measure_peer_ingest(lab, load, peer)]
+            return [await measure_jetstream_ingest(lab, load, peer)]
         case "replay", "requeue":
             return [await measure_replay(lab, load)]
         case "replay", peer:
-            return [await measure_peer_replay(lab, load, peer)]
+            return [await measure_jetstream_replay(lab, load, peer)]
         case "both", _:
             return [await measure_both(lab, load)]
         case "ack", _:

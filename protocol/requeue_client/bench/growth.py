@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from requeue_client.bench.disk import disk_bytes
 from requeue_client.bench.figures import Figure, Result, spread_ms
 from requeue_client.bench.ingest import HOUR_NS, fill, parameters, publish
 from requeue_client.bench.lateness import lateness_figures, replay_at_rate
 from requeue_client.bench.messages import Load
 from requeue_client.bench.replay import replay_at_once
 from requeue_client.bench.target import Lab, System
-from requeue_client.bench.usage import disk_bytes, read_usage
+from requeue_client.bench.usage import read_usage
 from requeue_client.bench.wire import Wire, WireError
 
 _DAY_NS = 24 * HOUR_NS
@@ -48,13 +49,13 @@ async def _measure(system: System, load: Load, rate_per_s: float, backlog: int) 
     wire = await Wire.connect(system.url, "requeue-bench")
     ingested = await publish(wire, load, time.time_ns() + _DAY_NS)
     await wire.close()
-    replayed, _, _ = await replay_at_once(system, load)
+    replayed, _, notes = await replay_at_once(system, load)
     timed = await replay_at_rate(system, load, rate_per_s)
     usage = read_usage(system.worker.pid if system.worker else None)
     late = lateness_figures(timed)
     figures: dict[str, Figure] = {
         "ingest_per_s": round(ingested.rate_per_s),
-        "replay_per_s": round(replayed.rate_per_s),
+        "replay_per_s": round(replayed.rate_since_due_per_s),
         **{name: value for name, value in late.items() if name.startswith("lateness")},
         "missing": load.n - len(replayed.numbers) + timed.load.n - len(timed.delivered.numbers),
         "early": replayed.early + timed.delivered.early,
@@ -65,7 +66,7 @@ async def _measure(system: System, load: Load, rate_per_s: float, backlog: int) 
     }
     said = {**parameters(load), "rate_per_s": rate_per_s, "backlog": backlog}
     title = f"{backlog:,} pending" + (f", {load.queues:,} queues" if load.queues > 1 else "")
-    return Result("growth", title, said, figures)
+    return Result("growth", title, said, figures, notes)
 
 
 async def _disk_share(system: System, load: Load, pending: int) -> float | None:

@@ -19,16 +19,7 @@ async def measure_replay(lab: Lab, load: Load) -> Result:
     """Publish a load that is due at one instant, and answer what comes from then on."""
     async with lab.requeue() as system:
         delivered, costs, notes = await replay_at_once(system, load)
-    figures = {
-        "rate_per_s": round(delivered.rate_per_s),
-        "missing": load.n - len(delivered.numbers),
-        "duplicates": delivered.duplicates,
-        "early": delivered.early,
-        "first_after_due_ms": round(min(delivered.lateness_ns, default=0) / 1e6, 3),
-        "all_after_due_ms": round(max(delivered.lateness_ns, default=0) / 1e6, 3),
-        **costs,
-    }
-    return Result("replay", "requeue", parameters(load), figures, notes)
+    return Result("replay", "requeue", parameters(load), {**due_figures(load, delivered), **costs}, notes)
 
 
 async def replay_at_once(system: System, load: Load) -> tuple[Delivered, dict[str, Figure], list[str]]:
@@ -49,3 +40,15 @@ async def replay_at_once(system: System, load: Load) -> tuple[Delivered, dict[st
     await inward.close()
     await outward.close()
     return delivered, costs, notes
+
+
+def due_figures(load: Load, delivered: Delivered) -> dict[str, Figure]:
+    """The figures of a load that was due at one instant."""
+    return {
+        "rate_per_s": round(delivered.rate_since_due_per_s),
+        "missing": load.n - len(delivered.numbers),
+        "duplicates": delivered.duplicates,
+        "early": delivered.early,
+        "first_after_due_ms": round(min(delivered.lateness_ns, default=0) / 1e6, 3),
+        "all_after_due_ms": round(max(delivered.lateness_ns, default=0) / 1e6, 3),
+    }

@@ -46,6 +46,17 @@ class Delivered:
         seconds = self.last_s - self.first_s
         return self.count / seconds if seconds > 0 else 0.0
 
+    @property
+    def rate_since_due_per_s(self) -> float:
+        """Different messages per second, from the instant at which all of them were due to the last delivery.
+
+        From the first to the last delivery would leave out the time in which the first ones were on their way. Of
+        a load with delays the instant is the publisher's: the worker's own comes a commit later, so that this is low
+        rather than high.
+        """
+        last_ns = max(self.lateness_ns, default=0)
+        return len(self.numbers) * 1e9 / last_ns if last_ns > 0 else 0.0
+
 
 class Responder:
     """Settles whatever is delivered to its subject, until `expect` different messages have come."""

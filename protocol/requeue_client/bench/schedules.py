@@ -7,27 +7,28 @@ a consumer reads it there), whole seconds, no retry; durable as its stream is, w
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import nats
-import nats.errors
-from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, StorageType, StreamConfig
 
 from requeue_client.bench.figures import Result
 from requeue_client.bench.ingest import lead_ns, parameters
+from requeue_client.bench.jetstream import fresh_stream
 from requeue_client.bench.messages import STAMP, Compose, Load, noise
 from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, new_inbox
+from requeue_client.bench.replay import due_figures
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
-from requeue_client.bench.wire import Wire, WireError
+from requeue_client.bench.wire import Wire
 
 SYSTEM = "jetstream-schedules"
-_STREAM = "requeue-bench-schedules"
 _SCHEDULE, _FIRED = "requeue-bench.schedule", "requeue-bench.fired"
-_API = "$JS.API"
+_STREAM = StreamConfig(
+    name="requeue-bench-schedules",
+    subjects=[f"{_SCHEDULE}.*", _FIRED],
+    storage=StorageType.FILE,
+    allow_msg_schedules=True,
+)
 _IDLE_S = 15.0
 _S_NS = 10**9
 
@@ -48,7 +49,10 @@ def scheduled(inbox: str, load: Load, due_ns: int) -> Compose:
 
 async def measure_schedules(lab: Lab, load: Load) -> Result:
     """Publish a load that is due at one instant, and count what is fired from then on. Raises WireError."""
-    async with lab.peer(sync_always=False) as system, _stream(system.url) as deliver:
+    async with lab.peer(sync_always=False) as system, fresh_stream(system.url, _STREAM) as js:
+        deliver = new_inbox()
+        fired = ConsumerConfig(deliver_subject=deliver, filter_subject=_FIRED, ack_policy=AckPolicy.NONE)
+        await js.add_consumer(str(_STREAM.name), fired)
         inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
         responder = Responder(outward, load.size, load.n, subject=deliver)
         await responder.listen()
@@ -63,38 +67,4 @@ async def measure_schedules(lab: Lab, load: Load) -> Result:
         costs = meter.figures(load.n)
         await inward.close()
         await outward.close()
-    figures = {
-        "rate_per_s": round(delivered.rate_per_s),
-        "missing": load.n - len(delivered.numbers),
-        "first_after_due_ms": round(min(delivered.lateness_ns, default=0) / 1e6, 3),
-        "all_after_due_ms": round(max(delivered.lateness_ns, default=0) / 1e6, 3),
-        **costs,
-    }
-    return Result("replay", SYSTEM, parameters(load), figures)
-
-
-@asynccontextmanager
-async def _stream(url: str) -> AsyncIterator[str]:
-    """A stream with schedules, and the subject to which a consumer delivers what was fired; removed at the end."""
-    nc = await nats.connect(url, allow_reconnect=False)
-    try:
-        await _ask(nc, f"STREAM.DELETE.{_STREAM}", {}, may_fail=True)
-        subjects = [f"{_SCHEDULE}.*", _FIRED]
-        config = {"name": _STREAM, "subjects": subjects, "storage": "file", "allow_msg_schedules": True}
-        await _ask(nc, f"STREAM.CREATE.{_STREAM}", config)
-        deliver = new_inbox()
-        consumer = {"deliver_subject": deliver, "filter_subject": _FIRED, "ack_policy": "none"}
-        await _ask(nc, f"CONSUMER.CREATE.{_STREAM}", {"stream_name": _STREAM, "config": consumer})
-        yield deliver
-        await _ask(nc, f"STREAM.DELETE.{_STREAM}", {})
-    except nats.errors.Error as error:
-        raise WireError(f"JetStream schedules on {url}: {error}") from error
-    finally:
-        await nc.close()
-
-
-async def _ask(nc: Client, verb: str, request: dict[str, object], *, may_fail: bool = False) -> None:
-    answer = await nc.request(f"{_API}.{verb}", json.dumps(request).encode(), timeout=60)
-    said = json.loads(answer.data)
-    if "error" in said and not may_fail:
-        raise WireError(f"{verb}: {said['error'].get('description', said['error'])}")
+    return Result("replay", SYSTEM, parameters(load), {**due_figures(load, delivered), **costs})

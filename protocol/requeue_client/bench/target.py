@@ -149,18 +149,3 @@ class Lab:
         with NatsServer(directory, config=config) as server:
             await asyncio.to_thread(server.start)
             yield System(server.url, server, None)
-
-
-def costless_fsync(directory: Path) -> bool:
-    """Whether a directory is in memory, where an fsync costs nothing and a figure says nothing about disks."""
-    best, kind = "", ""
-    try:
-        mounts = Path("/proc/mounts").read_text()
-    except OSError:
-        return False
-    for line in mounts.splitlines():
-        _, at, filesystem, *_ = line.split()
-        inside = f"{directory.resolve()}/".startswith(at.rstrip("/") + "/")
-        if inside and len(at) >= len(best):
-            best, kind = at, filesystem
-    return kind in ("tmpfs", "ramfs")

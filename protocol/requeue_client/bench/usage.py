@@ -1,15 +1,13 @@
-"""CPU time and memory of a process, from /proc (Linux); None where there is none. And what is on a disk."""
+"""CPU time and memory of a process, from /proc (Linux); None where there is none."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 _MB = 1_000_000
-_BLOCK = 512  #: bytes, whatever the file system's blocks are (stat(2))
 
 
 class Usage(NamedTuple):
@@ -44,12 +42,3 @@ def cpu_us_per(before: Usage | None, after: Usage | None, messages: int) -> floa
     if before is None or after is None or not messages:
         return None
     return (after.cpu_s - before.cpu_s) / messages * 1e6
-
-
-def disk_bytes(directory: Path) -> int:
-    """What the files under a directory take on the disk; files that vanish meanwhile count nothing."""
-    taken = 0
-    for file in directory.rglob("*"):
-        with contextlib.suppress(OSError):
-            taken += file.stat().st_blocks * _BLOCK
-    return taken

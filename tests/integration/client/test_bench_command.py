@@ -49,6 +49,7 @@ def test_all_scenarios_run_on_own_parts_with_jetstream_beside(tmp_path: Path) ->
         assert figures.get("early", 0) == 0
     assert results["ingest", "requeue"]["worker_cpu_us_per_msg"] > 0
     assert results["startup", "requeue"]["ready_s"] > 0
+    assert results["ack", "requeue"]["fsync_p50_ms"] > 0
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
 
 

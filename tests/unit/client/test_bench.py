@@ -8,10 +8,12 @@ import json
 import os
 import time
 import zlib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from requeue_client.bench.disk import costless_fsync, fsyncs_ns
 from requeue_client.bench.figures import Result, faults, medians, percentile, spread_ms
 from requeue_client.bench.messages import (
     INTAKE_SUBJECT,
@@ -25,9 +27,9 @@ from requeue_client.bench.messages import (
     plain,
 )
 from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked
+from requeue_client.bench.replay import due_figures
 from requeue_client.bench.report import as_json, print_tables
-from requeue_client.bench.responder import Responder
-from requeue_client.bench.target import costless_fsync
+from requeue_client.bench.responder import Delivered, Responder
 from requeue_client.bench.usage import Usage, cpu_us_per, read_usage
 from requeue_client.bench.wire import Wire, WireError
 from requeue_protocol.envelope import read_envelope
@@ -137,6 +139,25 @@ async def test_repeats_and_early_deliveries_are_counted() -> None:
     assert (delivered.duplicates, delivered.early) == (1, 2)
 
 
+async def test_a_replay_is_counted_from_the_instant_at_which_it_was_due() -> None:
+    wire = FakeWire()
+    responder = Responder(wire, LOAD.size, 3)
+    wire.reader = responder.read
+    due_ns = time.time_ns() - 10 * 10**9
+    for number in (0, 1, 1, 2):  # at once, but ten seconds after they were due; one of them twice
+        body = STAMP.pack(number, due_ns) + bytes(LOAD.size - STAMP.size)
+        wire.data_received(b"MSG x 2 r %d\r\n%b\r\n" % (len(body), body))
+    delivered = await responder.finish(idle_s=1)
+    last_s = max(delivered.lateness_ns) / 1e9
+    assert last_s >= 10
+    assert delivered.rate_since_due_per_s == pytest.approx(3 / last_s)
+    figures = due_figures(replace(LOAD, n=3), delivered)
+    assert figures["rate_per_s"] == 0  # 0.3 a second
+    assert figures["all_after_due_ms"] == pytest.approx(last_s * 1000, abs=0.001)
+    assert (figures["missing"], figures["duplicates"]) == (0, 1)
+    assert Delivered().rate_since_due_per_s == 0
+
+
 def _publish(wire: FakeWire, n: int, window: int, payload_acks: bool = False) -> asyncio.Task[Published]:
     def compose(first: int, last: int) -> bytes:
         return b"".join(b"<%d>" % i for i in range(first, last))
@@ -236,6 +257,13 @@ def test_memory_behind_a_data_directory_is_noticed() -> None:
     in_memory = [Path(at) for at, kind in mounts if kind == "tmpfs" and Path(at).is_dir()]
     assert all(costless_fsync(path) for path in in_memory)
     assert not costless_fsync(Path("/proc"))
+
+
+def test_each_fsync_is_timed_and_leaves_nothing_on_the_disk(tmp_path: Path) -> None:
+    taken_ns = fsyncs_ns(tmp_path, 256)
+    assert len(taken_ns) >= 100
+    assert min(taken_ns) > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_usage_of_this_process_is_read_and_of_none_is_none() -> None:

@@ -26,18 +26,23 @@ from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
 from requeue_client.bench.wire import Wire, WireError
 
-_STREAM = "requeue-bench"
 _SUBJECT = "requeue-bench.stream"
 _CONSUMER = "bench"
 _MAX_ACK_PENDING = 16_384  # as many as a worker has in flight
 _IDLE_S = 15.0
 
 SYSTEMS = ("jetstream", "jetstream-sync")
+_STREAM = StreamConfig(
+    name="requeue-bench", subjects=[_SUBJECT], storage=StorageType.FILE, retention=RetentionPolicy.WORK_QUEUE
+)
 
 
-async def measure_peer_ingest(lab: Lab, load: Load, system_name: str) -> Result:
+async def measure_jetstream_ingest(lab: Lab, load: Load, system_name: str) -> Result:
     """Publish into a stream, with the same window."""
-    async with lab.peer(sync_always=system_name == "jetstream-sync") as system, _stream(system.url):
+    async with (
+        lab.peer(sync_always=system_name == "jetstream-sync") as system,
+        fresh_stream(system.url, _STREAM),
+    ):
         wire = await Wire.connect(system.url, "requeue-bench")
         meter = system.meter()
         published = await _publish(wire, load)
@@ -47,13 +52,16 @@ async def measure_peer_ingest(lab: Lab, load: Load, system_name: str) -> Result:
     return Result("ingest", system_name, parameters(load), figures)
 
 
-async def measure_peer_replay(lab: Lab, load: Load, system_name: str) -> Result:
+async def measure_jetstream_replay(lab: Lab, load: Load, system_name: str) -> Result:
     """Fill a stream, then pull and ack all of it."""
-    async with lab.peer(sync_always=system_name == "jetstream-sync") as system, _stream(system.url) as js:
+    async with (
+        lab.peer(sync_always=system_name == "jetstream-sync") as system,
+        fresh_stream(system.url, _STREAM) as js,
+    ):
         inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
         await _publish(inward, load)
         await js.add_consumer(
-            _STREAM,
+            str(_STREAM.name),
             ConsumerConfig(
                 durable_name=_CONSUMER,
                 ack_policy=AckPolicy.EXPLICIT,
@@ -67,7 +75,7 @@ async def measure_peer_replay(lab: Lab, load: Load, system_name: str) -> Result:
         meter = system.meter()
         request = json.dumps({"batch": load.n, "expires": 300 * 10**9}).encode()
         outward.write(
-            f"PUB $JS.API.CONSUMER.MSG.NEXT.{_STREAM}.{_CONSUMER} {inbox} {len(request)}\r\n".encode()
+            f"PUB $JS.API.CONSUMER.MSG.NEXT.{_STREAM.name}.{_CONSUMER} {inbox} {len(request)}\r\n".encode()
             + request
             + b"\r\n"
         )
@@ -95,23 +103,16 @@ async def _publish(wire: Wire, load: Load) -> Published:
 
 
 @asynccontextmanager
-async def _stream(url: str) -> AsyncIterator[JetStreamContext]:
-    """An empty stream, removed at the end. Raises WireError when the server has no JetStream."""
+async def fresh_stream(url: str, config: StreamConfig) -> AsyncIterator[JetStreamContext]:
+    """An empty stream, removed at the end. Raises WireError when the server has no JetStream, or refuses it."""
     nc = await nats.connect(url, allow_reconnect=False)
-    js = nc.jetstream(timeout=60)
+    js, name = nc.jetstream(timeout=60), str(config.name)
     try:
         with suppress(NotFoundError):
-            await js.delete_stream(_STREAM)
-        await js.add_stream(
-            StreamConfig(
-                name=_STREAM,
-                subjects=[_SUBJECT],
-                storage=StorageType.FILE,
-                retention=RetentionPolicy.WORK_QUEUE,
-            )
-        )
+            await js.delete_stream(name)
+        await js.add_stream(config)
         yield js
-        await js.delete_stream(_STREAM)
+        await js.delete_stream(name)
     except (nats.errors.NoRespondersError, ServiceUnavailableError):
         raise WireError(f"{url} has no JetStream; start it with -js, or leave --peer out") from None
     except nats.errors.Error as error:

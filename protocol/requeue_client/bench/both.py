@@ -9,7 +9,7 @@ from requeue_client.bench.ingest import parameters, publish
 from requeue_client.bench.messages import Load
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
-from requeue_client.bench.wire import Wire
+from requeue_client.bench.wire import in_and_out
 
 _IDLE_S = 15.0
 
@@ -19,8 +19,7 @@ async def measure_both(lab: Lab, load: Load) -> Result:
 
     The rates count over the same time, so that `both_per_s` messages a second went each way.
     """
-    async with lab.requeue() as system:
-        inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
+    async with lab.requeue() as system, in_and_out(system.url) as (inward, outward):
         responder = Responder(outward, load.size, load.n)
         await responder.listen()
         meter = system.meter()
@@ -29,8 +28,6 @@ async def measure_both(lab: Lab, load: Load) -> Result:
         delivered = await responder.finish(idle_s=_IDLE_S)
         seconds = asyncio.get_running_loop().time() - started_s
         costs = meter.figures(load.n)
-        await inward.close()
-        await outward.close()
     figures = {
         "both_per_s": round(load.n / seconds),
         "acked_per_s": round(published.rate_per_s),

@@ -24,7 +24,7 @@ from requeue_client.bench.messages import Load, bare
 from requeue_client.bench.publisher import Published, WindowedPublisher, check_all_acked, new_inbox
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
-from requeue_client.bench.wire import Wire, WireError
+from requeue_client.bench.wire import Wire, WireError, in_and_out
 
 _SUBJECT = "requeue-bench.stream"
 _CONSUMER = "bench"
@@ -57,8 +57,8 @@ async def measure_jetstream_replay(lab: Lab, load: Load, system_name: str) -> Re
     async with (
         lab.peer(sync_always=system_name == "jetstream-sync") as system,
         fresh_stream(system.url, _STREAM) as js,
+        in_and_out(system.url) as (inward, outward),
     ):
-        inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
         await _publish(inward, load)
         await js.add_consumer(
             str(_STREAM.name),
@@ -81,8 +81,6 @@ async def measure_jetstream_replay(lab: Lab, load: Load, system_name: str) -> Re
         )
         delivered = await responder.finish(idle_s=_IDLE_S)
         costs = meter.figures(delivered.count)
-        await inward.close()
-        await outward.close()
     figures = {
         "rate_per_s": round(delivered.rate_per_s),
         "missing": load.n - len(delivered.numbers),

@@ -11,7 +11,7 @@ from requeue_client.bench.messages import Load, plain
 from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, new_inbox
 from requeue_client.bench.responder import Delivered, Responder
 from requeue_client.bench.target import Lab, System
-from requeue_client.bench.wire import Wire
+from requeue_client.bench.wire import in_and_out
 
 _LEAD_NS = 2 * 10**9
 _SECONDS = 10
@@ -47,21 +47,19 @@ async def replay_at_rate(system: System, load: Load, rate_per_s: float) -> Timed
     """
     n = max(1, min(load.n, round(rate_per_s * _SECONDS)))
     timed = replace(load, n=n)
-    inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
-    responder = Responder(outward, load.size, n)
-    await responder.listen()
-    inbox, interval_ns = new_inbox(), 1e9 / rate_per_s
-    start_ns = time.time_ns() + _LEAD_NS
-    compose = plain(inbox, timed, lambda i: start_ns + int(i * interval_ns))
-    publisher = WindowedPublisher(
-        inward, inbox, compose, n=n, window=max(load.window, round(rate_per_s)), per_second=rate_per_s
-    )
-    meter = system.meter()
-    check_all_acked(await publisher.run())
-    delivered = await responder.finish(idle_s=_IDLE_S)
-    costs = meter.figures(n)
-    await inward.close()
-    await outward.close()
+    async with in_and_out(system.url) as (inward, outward):
+        responder = Responder(outward, load.size, n)
+        await responder.listen()
+        inbox, interval_ns = new_inbox(), 1e9 / rate_per_s
+        start_ns = time.time_ns() + _LEAD_NS
+        compose = plain(inbox, timed, lambda i: start_ns + int(i * interval_ns))
+        publisher = WindowedPublisher(
+            inward, inbox, compose, n=n, window=max(load.window, round(rate_per_s)), per_second=rate_per_s
+        )
+        meter = system.meter()
+        check_all_acked(await publisher.run())
+        delivered = await responder.finish(idle_s=_IDLE_S)
+        costs = meter.figures(n)
     return Timed(timed, delivered, costs)
 
 

@@ -10,7 +10,7 @@ from requeue_client.bench.ingest import lead_ns, parameters, publish
 from requeue_client.bench.messages import Load
 from requeue_client.bench.responder import Delivered, Responder
 from requeue_client.bench.target import Lab, System
-from requeue_client.bench.wire import Wire
+from requeue_client.bench.wire import in_and_out
 
 _IDLE_S = 15.0
 
@@ -25,20 +25,18 @@ async def measure_replay(lab: Lab, load: Load) -> Result:
 async def replay_at_once(system: System, load: Load) -> tuple[Delivered, dict[str, Figure], list[str]]:
     """Publish a load that is due at one instant; what was delivered, what it cost, and notes."""
     notes = []
-    inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
-    responder = Responder(outward, load.size, load.n)
-    await responder.listen()
-    due_ns = time.time_ns() + lead_ns(load)
-    await publish(inward, load, due_ns)
-    left_s = (due_ns - time.time_ns()) / 1e9
-    if left_s < 0:
-        notes.append(f"ingest ended {-left_s:.1f} s after the due instant: both ran at once for a while")
-    await asyncio.sleep(max(0.0, left_s - 0.1))
-    meter = system.meter()
-    delivered = await responder.finish(idle_s=_IDLE_S)
-    costs = meter.figures(delivered.count)
-    await inward.close()
-    await outward.close()
+    async with in_and_out(system.url) as (inward, outward):
+        responder = Responder(outward, load.size, load.n)
+        await responder.listen()
+        due_ns = time.time_ns() + lead_ns(load)
+        await publish(inward, load, due_ns)
+        left_s = (due_ns - time.time_ns()) / 1e9
+        if left_s < 0:
+            notes.append(f"ingest ended {-left_s:.1f} s after the due instant: both ran at once for a while")
+        await asyncio.sleep(max(0.0, left_s - 0.1))
+        meter = system.meter()
+        delivered = await responder.finish(idle_s=_IDLE_S)
+        costs = meter.figures(delivered.count)
     return delivered, costs, notes
 
 

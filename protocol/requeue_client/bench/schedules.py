@@ -19,7 +19,7 @@ from requeue_client.bench.publisher import WindowedPublisher, check_all_acked, n
 from requeue_client.bench.replay import due_figures
 from requeue_client.bench.responder import Responder
 from requeue_client.bench.target import Lab
-from requeue_client.bench.wire import Wire
+from requeue_client.bench.wire import in_and_out
 
 SYSTEM = "jetstream-schedules"
 _SCHEDULE, _FIRED = "requeue-bench.schedule", "requeue-bench.fired"
@@ -49,11 +49,14 @@ def scheduled(inbox: str, load: Load, due_ns: int) -> Compose:
 
 async def measure_schedules(lab: Lab, load: Load) -> Result:
     """Publish a load that is due at one instant, and count what is fired from then on. Raises WireError."""
-    async with lab.peer(sync_always=False) as system, fresh_stream(system.url, _STREAM) as js:
+    async with (
+        lab.peer(sync_always=False) as system,
+        fresh_stream(system.url, _STREAM) as js,
+        in_and_out(system.url) as (inward, outward),
+    ):
         deliver = new_inbox()
         fired = ConsumerConfig(deliver_subject=deliver, filter_subject=_FIRED, ack_policy=AckPolicy.NONE)
         await js.add_consumer(str(_STREAM.name), fired)
-        inward, outward = [await Wire.connect(system.url, f"requeue-bench-{name}") for name in ("in", "out")]
         responder = Responder(outward, load.size, load.n, subject=deliver)
         await responder.listen()
         inbox = new_inbox()
@@ -65,6 +68,4 @@ async def measure_schedules(lab: Lab, load: Load) -> Result:
         meter = system.meter()
         delivered = await responder.finish(idle_s=_IDLE_S)
         costs = meter.figures(load.n)
-        await inward.close()
-        await outward.close()
     return Result("replay", SYSTEM, parameters(load), {**due_figures(load, delivered), **costs})

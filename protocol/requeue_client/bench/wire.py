@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
@@ -155,3 +155,14 @@ class Wire(asyncio.Protocol):
         elif not self.failed.done():
             self.failed.set_exception(error)
             self.failed.exception()  # seen: nobody may be waiting at the moment
+
+
+@contextlib.asynccontextmanager
+async def in_and_out(url: str) -> AsyncIterator[tuple[Wire, Wire]]:
+    """Two connections, one for what is published and one for what is delivered; closed at the end. Raises WireError."""
+    inward, outward = [await Wire.connect(url, f"requeue-bench-{name}") for name in ("in", "out")]
+    try:
+        yield inward, outward
+    finally:
+        await inward.close()
+        await outward.close()

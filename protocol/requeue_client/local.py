@@ -13,6 +13,7 @@ restart.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -207,16 +208,26 @@ class NatsServer(LocalProcess):
 
 
 class WorkerProcess(LocalProcess):
-    """`requeue-worker run` on `server_url`, with its data under `data_dir`, which it keeps over restarts."""
+    """`requeue-worker run` on `server_url`, with its data under `data_dir`, which it keeps over restarts.
+
+    `cores`: it runs on these alone (Linux); empty = on any.
+    """
 
     def __init__(
-        self, server_url: str, data_dir: Path, *, args: Sequence[str] = (), log_file: Path | None = None
+        self,
+        server_url: str,
+        data_dir: Path,
+        *,
+        args: Sequence[str] = (),
+        log_file: Path | None = None,
+        cores: Collection[int] = (),
     ) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         super().__init__("requeue-worker", log_file or data_dir.with_name(data_dir.name + ".log"))
         self.server_url = server_url
         self.data_dir = data_dir
         self._args = list(args)
+        self._cores = cores
         self._ready = threading.Event()
         self._reader: threading.Thread | None = None
 
@@ -243,6 +254,10 @@ class WorkerProcess(LocalProcess):
             child = subprocess.Popen(
                 argv + self._args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
             )
+        if self._cores:
+            os.sched_setaffinity(
+                child.pid, self._cores
+            )  # before it has threads and children, which inherit it
         self._child = child
         self._reader = threading.Thread(target=self._read, args=(child, self._ready), daemon=True)
         self._reader.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -47,6 +48,27 @@ class _Plan:
     backlogs: tuple[int, ...]
     queues: tuple[int, ...]
     peers: tuple[str, ...]
+
+
+def _read_cores(context: click.Context, option: click.Parameter, text: str | None) -> frozenset[int]:
+    if text is None:
+        return frozenset()
+    if not hasattr(os, "sched_getaffinity"):
+        raise click.BadParameter("this system does not bind processes to cores")
+    there = os.sched_getaffinity(0)
+    try:
+        cores = frozenset(int(number) for number in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers, as 2,3") from None
+    if not cores <= there:
+        raise click.BadParameter(f"{text}: the cores here are {', '.join(map(str, sorted(there)))}")
+    return cores
+
+
+def _leave(cores: frozenset[int]) -> None:
+    """Keep away from the worker's cores, as what is started from here will; where there are no others, stay."""
+    if cores and (others := os.sched_getaffinity(0) - cores):
+        os.sched_setaffinity(0, others)
 
 
 @click.command(
@@ -114,6 +136,15 @@ Exit codes:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Configuration file of the own worker.",
 )
+@click.option(
+    "--shards", type=click.IntRange(1, 64), default=1, show_default=True, help="Shards of the own worker."
+)
+@click.option(
+    "--cores",
+    callback=_read_cores,
+    metavar="N,N",
+    help="The own worker runs on these cores alone (from 0), server and load on the others.",
+)
 @click.option("--json", "json_output", is_flag=True, help="JSON on standard output.")
 def bench(
     scenario: str,
@@ -129,6 +160,8 @@ def bench(
     server: str | None,
     data_dir: Path | None,
     worker_config: Path | None,
+    shards: int,
+    cores: frozenset[int],
     json_output: bool,
 ) -> None:
     """Measure a worker: durable ingest, replay, both at once, ack latency, lateness, start-up on a backlog.
@@ -143,6 +176,8 @@ def bench(
     bottleneck: about 3 µs of CPU for a published message and 4 µs for an answered delivery
     (generator_cpu_us_per_msg says what it was). CPU and memory are read from /proc, of own processes only.
     """
+    if server is not None and (shards > 1 or cores):
+        raise click.UsageError("--shards and --cores are for the own worker: leave --server out")
     own_peers = {"jetstream-sync", beanstalkd.SYSTEM}
     if server is not None and (scenario in OWN_PARTS or own_peers & set(peer)):
         raise click.UsageError(
@@ -163,7 +198,10 @@ def bench(
         directory=data_dir,
         worker_config=worker_config,
         jetstream=bool({"jetstream", schedules.SYSTEM} & set(peer)),
+        shards=shards,
+        cores=cores,
     )
+    _leave(cores)
     try:
         results, notes = _run(_measure(lab, plan, runs))
     except (LocalProcessError, WireError, TimeoutError) as error:
@@ -204,11 +242,12 @@ async def _measure(lab: Lab, plan: _Plan, runs: int) -> tuple[list[Result], list
 
 
 def _notes(lab: Lab) -> list[str]:
+    notes = [lab.placement] if lab.placement else []
     if lab.own and costless_fsync(lab.root):
-        return [
+        notes.append(
             f"{lab.root.parent} is in memory and an fsync costs nothing there: choose a disk with --data-dir"
-        ]
-    return []
+        )
+    return notes
 
 
 def _steps(plan: _Plan) -> list[tuple[str, str]]:

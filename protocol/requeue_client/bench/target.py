@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Lab:
 
     `server_url`: measure what runs there instead. `jetstream`: the own server gets a JetStream (for the
     peer). `directory`: where the own data goes, on the disk that is to be measured; None = the system's
-    temporary directory.
+    temporary directory. `shards`, `cores`: of the own worker; no cores = any.
     """
 
     def __init__(
@@ -79,10 +79,15 @@ class Lab:
         directory: Path | None = None,
         worker_config: Path | None = None,
         jetstream: bool = False,
+        shards: int = 1,
+        cores: Collection[int] = (),
     ) -> None:
         self._given_url = server_url
         self._parent = directory
         self._worker_args = ["--config", str(worker_config)] if worker_config is not None else []
+        self._worker_args += ["--shards", str(shards)] if shards > 1 else []
+        self._shards = shards
+        self._cores = cores
         self._jetstream = jetstream
         self._stack = AsyncExitStack()
         self._server: NatsServer | None = None
@@ -93,6 +98,13 @@ class Lab:
     def own(self) -> bool:
         """Whether the parts are the lab's own: only then can they be restarted, filled and thrown away."""
         return self._given_url is None
+
+    @property
+    def placement(self) -> str:
+        """How many shards the own worker has, and on which cores; empty when it is one, on any."""
+        shards = [f"{self._shards} shards"] if self._shards > 1 else []
+        cores = [f"cores {', '.join(map(str, sorted(self._cores)))}"] if self._cores else []
+        return f"the worker: {' on '.join(shards + cores)}" if shards or cores else ""
 
     async def __aenter__(self) -> Self:
         """Start the own server, if it is to be one. Raises LocalProcessError."""
@@ -132,9 +144,12 @@ class Lab:
         assert self._server is not None
         self._made += 1
         data_dir = self.root / f"worker-{self._made}"
-        with WorkerProcess(self._server.url, data_dir, args=self._worker_args) as worker:
+        args = self._worker_args
+        with WorkerProcess(self._server.url, data_dir, args=args, cores=self._cores) as worker:
             await asyncio.to_thread(worker.start)
             yield System(self._server.url, self._server, worker)
+            if self._shards > 1:  # they outlive their supervisor for a while, and would take what comes next
+                await asyncio.to_thread(worker.stop)
             worker.kill()  # nothing of it is needed any more
 
     @asynccontextmanager

@@ -19,9 +19,22 @@ class Usage(NamedTuple):
 
 
 def read_usage(pid: int | None) -> Usage | None:
-    """Give the usage of a process."""
-    if pid is None:
+    """Give the usage of a process and its children: a worker's shards. The peak is then at most the sum of theirs."""
+    if pid is None or (own := _own_usage(pid)) is None:
         return None
+    parts = [own, *(part for child in _children(pid) if (part := read_usage(child)))]
+    return Usage(*(sum(values) for values in zip(*parts, strict=True)))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        texts = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    return [int(child) for text in texts for child in text.split()]
+
+
+def _own_usage(pid: int) -> Usage | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         status = Path(f"/proc/{pid}/status").read_text()

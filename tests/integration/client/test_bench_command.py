@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,27 @@ def test_beanstalkd_beside_it_gets_and_gives_every_job(tmp_path: Path) -> None:
         assert peer["system"] == "beanstalkd"
         assert peer["figures"]["rate_per_s"] > 0
         assert peer["figures"].get("missing", 0) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="binds processes to cores")
+def test_shards_on_cores_of_their_own_are_measured_together(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    args = ["--n", "2000", "--shards", "2", "--cores", str(core), "--data-dir", str(tmp_path), "--json"]
+    done = bench("both", *args)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["notes"] == [f"the worker: 2 shards on cores {core}"]
+    (result,) = said["results"]
+    assert result["figures"]["missing"] == 0
+    assert result["figures"]["worker_cpu_us_per_msg"] > 0
+
+
+def test_shards_and_cores_that_cannot_be_are_refused() -> None:
+    assert bench("both", "--shards", "2", "--server", "nats://127.0.0.1:1").returncode == 2
+    done = bench("both", "--cores", "0,9999")
+    assert done.returncode == 2
+    assert "the cores here are" in done.stderr
+    assert "no list of numbers" in bench("both", "--cores", "first").stderr
 
 
 def test_a_running_worker_is_measured_and_left_empty(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -57,3 +58,20 @@ def test_a_worker_that_ends_before_ready_shows_its_output(
     _stand_in(tmp_path, monkeypatch, "import sys\nsys.exit('data directory is locked')")
     with pytest.raises(LocalProcessError, match=r"exit code 1(.|\n)*data directory is locked"):
         WorkerProcess("nats://x", tmp_path / "data").start()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc, binds to cores")
+def test_a_worker_and_its_shards_stay_on_the_cores_they_were_given(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    core = max(os.sched_getaffinity(0))
+    args = ["--shards", "2"]
+    with WorkerProcess(nats_server.url, tmp_path / "data", args=args, cores={core}) as worker:
+        worker.start()
+        children = [file.read_text() for file in Path(f"/proc/{worker.pid}/task").glob("*/children")]
+        shards = " ".join(children).split()
+        processes = [str(worker.pid), *shards]
+        threads = [task.name for pid in processes for task in Path(f"/proc/{pid}/task").iterdir()]
+        assert len(shards) == 2
+        assert len(threads) > 3
+        assert {frozenset(os.sched_getaffinity(int(thread))) for thread in threads} == {frozenset({core})}

@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 import zlib
 from dataclasses import replace
@@ -272,6 +274,23 @@ def test_usage_of_this_process_is_read_and_of_none_is_none() -> None:
     assert read_usage(None) is None
     assert cpu_us_per(Usage(1.0, 0, 0), Usage(3.0, 0, 0), 1000) == 2000.0
     assert cpu_us_per(None, Usage(3.0, 0, 0), 1000) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_usage_of_a_process_has_that_of_its_children() -> None:
+    hungry = "import os, sys; x = os.urandom(50_000_000); print(flush=True); sys.stdin.read()"
+    before = read_usage(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-c", hungry], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with_child = read_usage(os.getpid())
+        child.communicate()
+    assert before is not None
+    assert with_child is not None
+    assert with_child.rss_mb > before.rss_mb + 50
+    assert with_child.cpu_s > before.cpu_s
 
 
 def test_the_report_has_a_column_for_each_system() -> None:

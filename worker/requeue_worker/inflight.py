@@ -118,6 +118,13 @@ class InFlight:
             self.bytes -= len(delivery.value)
         return delivery
 
+    def pop_all(self, tokens: list[bytes]) -> list[Delivery]:
+        """As `pop`, for many at once: those that still waited."""
+        pop = self._by_token.pop
+        popped = [delivery for token in tokens if (delivery := pop(token, None)) is not None]
+        self.bytes -= sum([len(delivery.value) for delivery in popped])
+        return popped
+
     def rearm(self, delivery: Delivery, wait_ns: int, now_ns: int) -> None:
         """Look at this delivery again in `wait_ns`.
 

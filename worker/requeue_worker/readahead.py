@@ -62,8 +62,9 @@ class ReadAhead:
 
     def take(self, lane: Lane, number: int) -> list[Item]:
         """Take the first so many ready messages out."""
-        items = [lane.ready.popleft() for _ in range(number)]
-        self.ready_bytes -= sum([len(item[1]) for item in items])
+        pop = lane.ready.popleft
+        items = [pop() for _ in range(number)]
+        self.ready_bytes -= sum([len(value) for _, value in items])
         return items
 
     def take_expired(self, lane: Lane, now_ns: int) -> list[Item]:
@@ -179,5 +180,6 @@ _NO_DEADLINE = bytes(8)
 
 def _first_deadline_ns(items: Iterable[Item]) -> int:
     """The earliest deadline among these records, NEVER when none has one."""
-    deadlines = [raw for _, value in items if (raw := value[_DEADLINE]) != _NO_DEADLINE]
+    deadlines = {value[_DEADLINE] for _, value in items}  # few are different
+    deadlines.discard(_NO_DEADLINE)
     return int.from_bytes(min(deadlines), "big") if deadlines else NEVER

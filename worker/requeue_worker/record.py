@@ -28,6 +28,7 @@ HEAD = struct.Struct(">BBBxIHxxIIIIIQQQQ")
 HEAD_STATIC = struct.Struct(">BBBxIHxxIIIIIQQ")
 HEAD_TIMES = struct.Struct(">QQ")
 DELAY = struct.Struct(">Q")  #: the last field of HEAD_STATIC
+HEAD_TO_DELAY = struct.Struct(HEAD_STATIC.format[:-1])  #: all of it before that
 PAYLOAD_LEN = struct.Struct(">I")  #: a field of HEAD_STATIC, with two of 8 bytes behind it
 PAYLOAD_LEN_AT = HEAD_STATIC.size - 2 * DELAY.size - PAYLOAD_LEN.size
 

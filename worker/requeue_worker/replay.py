@@ -7,7 +7,15 @@ from binascii import hexlify
 from functools import lru_cache
 
 from requeue_protocol.headers import DEAD_REASON, DIED_AT, travelling_lines
-from requeue_worker.record import HAS_CLIENT_ID, HEAD, RECORD_VERSION, UNLIMITED, Record
+from requeue_worker.record import (
+    HAS_CLIENT_ID,
+    HEAD,
+    HEAD_TIMES,
+    HEAD_TO_DELAY,
+    RECORD_VERSION,
+    UNLIMITED,
+    Record,
+)
 from requeue_worker.retry import max_attempts
 from requeue_worker.storage.keys import ID_LEN
 from requeue_worker.storage.queues import QueueState
@@ -41,7 +49,7 @@ def attempt_lines(attempt: int, limit: int, queue: str) -> bytes:
 BARE_MIDDLE = b" %d %d\r\nNATS/1.0\r\n%bRequeue-Id: "
 BARE_BLOCK_BYTES = (
     len(b"NATS/1.0\r\nRequeue-Id: ") + ID_LEN * 4 + len(b"\r\n\r\n")
-)  #: without `travelling` and `common_lines`
+)  #: without `travelling` and the lines between the two ids, of a `Head` and of the times
 
 _TRAVELLING_BYTES_KEPT = 1024
 _travelling = lru_cache(maxsize=512)(travelling_lines)
@@ -52,40 +60,37 @@ def travelling(headers: bytes) -> bytes:
     return travelling_lines(headers) if len(headers) > _TRAVELLING_BYTES_KEPT else _travelling(headers)
 
 
-def common_lines(attempt: int, limit: int, queue: str, enqueued_ns: int, deadline_ns: int) -> bytes:
-    """What stands between the two ids of messages of one queue that were committed together when they are replayed."""
-    return b"\r\n%b%b" % (attempt_lines(attempt, limit, queue), _times_lines(enqueued_ns, deadline_ns))
-
-
-@lru_cache(maxsize=4096)
-def _times_lines(enqueued_ns: int, deadline_ns: int) -> bytes:
-    """What messages of any queue share that were committed together, from the value of Requeue-Enqueued-At on."""
+@lru_cache(maxsize=4096)  # what was committed together shares it, in whatever queue it is
+def read_times(times: bytes) -> tuple[int, bytes]:
+    """What the HEAD's times say: the deadline in ns, and the lines from Requeue-Enqueued-At's value to Nats-Msg-Id's."""
+    enqueued_ns, deadline_ns = HEAD_TIMES.unpack(times)
     deadline = b"Requeue-Deadline: %b\r\n" % rfc3339(deadline_ns) if deadline_ns else b""
-    return b"%b\r\n%bNats-Msg-Id: " % (rfc3339(enqueued_ns), deadline)
+    return deadline_ns, b"%b\r\n%bNats-Msg-Id: " % (rfc3339(enqueued_ns), deadline)
 
 
-def read_head(value: bytes, queue: QueueState) -> tuple[int, bool, int, int, int, int, int, bytes]:
-    """What the head of a record of this queue says about its replay.
+@lru_cache(
+    maxsize=16_384
+)  # as `attempt_lines`: with thousands of queues it is another one's head with each message
+def read_head(head: bytes, queue: str, retries: int) -> tuple[bool, int, int, int, int, int, bytes]:
+    """What a record's head up to its delay says of its replay; `retries` is what the queue's policy says.
 
-    The deadline in ns, whether the record is `BARE`, and if so where its headers end, subject and payload begin and end,
-    and the `common_lines`.
+    Whether the record is `BARE`, and if so where its headers end, subject and payload begin and end, and the lines from
+    behind the first id up to the value of Requeue-Enqueued-At.
     """
     (
         version, flags, _backoff, attempts, subject_len, extras_len, headers_len, subject_at, payload_at, payload_len,
-        limit, _delay_ns, enqueued_ns, deadline_ns,
-    ) = HEAD.unpack_from(value)  # fmt: skip
+        limit,
+    ) = HEAD_TO_DELAY.unpack(head)  # fmt: skip
     subject_at += HEAD.size
     payload_at += HEAD.size
-    lines = common_lines(attempts + 1, limit or queue.policy.retries, queue.name, enqueued_ns, deadline_ns)
     return (
-        deadline_ns,
         not extras_len and not flags & HAS_CLIENT_ID and version == RECORD_VERSION,
         HEAD.size + headers_len,
         subject_at,
         subject_at + subject_len,
         payload_at,
         payload_at + payload_len,
-        lines,
+        b"\r\n" + attempt_lines(attempts + 1, limit or retries, queue),
     )
 
 

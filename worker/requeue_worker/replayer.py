@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from binascii import hexlify
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from requeue_protocol.replies import Reply, Verb, one_line, read_replay_reply
@@ -25,7 +26,14 @@ from requeue_worker.counts import Histogram
 from requeue_worker.deadletters import DeadLetters
 from requeue_worker.inflight import Delivery, InFlight
 from requeue_worker.record import DELAY, HEAD, HEAD_STATIC, Attempt, DeadReason, Record, decode
-from requeue_worker.replay import BARE_BLOCK_BYTES, BARE_MIDDLE, block_for, read_head, travelling
+from requeue_worker.replay import (
+    BARE_BLOCK_BYTES,
+    BARE_MIDDLE,
+    block_for,
+    read_head,
+    read_times,
+    travelling,
+)
 from requeue_worker.retry import Bury, Decision, Drop, Hold, Retry, Settle, decide, expire
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import ID_LEN
@@ -82,36 +90,40 @@ class Replayer:
         One whose deadline or size forbids a replay is buried or dropped instead.
         """
         connection, max_payload, queue = self._connection(), self._max_payload(), lane.queue
-        unsettled, inbox = lane.unsettled, self.inbox
+        unsettled, inbox, retries = lane.unsettled, self.inbox, queue.policy.retries
         sent: list[Delivery] = []
         parts: list[bytes] = []
-        total, head, times, own, subject, sizes = 0, b"", b"", b"", b"", (0, 0, b"")
+        total, deadline_ns, size = 0, 0, -1
+        head, times, own, subject, start = b"", b"", b"", b"", b""
         for key, value in items:
             # What is worked out once for messages with equal heads, whatever their delay, took half of a dispatch's time.
-            if value[:DELAY_AT] != head or value[TIMES_AT:HEAD_SIZE] != times:
-                head, times, own = value[:DELAY_AT], value[TIMES_AT:HEAD_SIZE], b""
-                deadline_ns, is_bare, headers_end, subject_at, subject_end, payload_at, payload_end, lines = (
-                    read_head(value, queue)
+            if value[:DELAY_AT] != head:
+                head, size, own = value[:DELAY_AT], -1, b""
+                is_bare, headers_end, subject_at, subject_end, payload_at, payload_end, attempt = read_head(
+                    head, queue.name, retries
                 )
+            if value[TIMES_AT:HEAD_SIZE] != times:
+                times, size = value[TIMES_AT:HEAD_SIZE], -1
+                deadline_ns, enqueued = read_times(times)
             if deadline_ns and deadline_ns <= now_ns:
                 self.expire_waiting(lane, key, value)
                 continue
             if not is_bare:
                 self._send_one(lane, key, decode(value), out)
                 continue
-            if headers_end > HEAD_SIZE:
-                own = travelling(value[HEAD_SIZE:headers_end])
-            block_size = BARE_BLOCK_BYTES + len(lines) + len(own)
-            size = block_size + payload_end - payload_at
+            if headers_end > HEAD_SIZE and (its_own := travelling(value[HEAD_SIZE:headers_end])) != own:
+                own, size = its_own, -1
+            if size < 0:
+                lines = attempt + enqueued
+                block_size = BARE_BLOCK_BYTES + len(lines) + len(own)
+                size = block_size + payload_end - payload_at
+                middle = BARE_MIDDLE % (block_size, size, own)
             if size > max_payload:
                 self._too_large(lane, key, decode(value), size)
                 continue
             if value[subject_at:subject_end] != subject:
                 subject = value[subject_at:subject_end]
                 start = b"HPUB %b %b" % (subject, inbox)
-            if (block_size, size, own) != sizes:
-                sizes = (block_size, size, own)
-                middle = BARE_MIDDLE % (block_size, size, own)
             unsettled[key] = delivery = Delivery(lane, key, value, len(value) - HEAD_SIZE, None, connection)
             sent.append(delivery)
             message_id = hexlify(key[-ID_LEN:])
@@ -165,35 +177,45 @@ class Replayer:
 
     def on_replies(self, batch: list[Raw]) -> None:
         """Take one socket read's replies."""
-        settled: list[Delivery] = []
         ended: list[Delivery] = []
         prefix = len(self.inbox)
-        pop = self.in_flight.pop
-        for subject, _reply, headers, payload in batch:
-            if not payload and headers is None:
-                delivery = pop(subject[prefix:])
-                if delivery is not None:  # else: a second reply, or one that came after its timeout
-                    settled.append(delivery)
-                continue
-            delivery = self.in_flight.get(subject[prefix:])
-            if delivery is not None and self._on_verb(delivery, headers, payload, settled):
-                ended.append(delivery)
+        tokens = [
+            subject[prefix:] for subject, _, headers, payload in batch if not payload and headers is None
+        ]
+        all_settle = len(tokens) == len(batch)
+        settled = self.in_flight.pop_all(tokens) if all_settle else self._on_verbs(batch, ended)
         if settled:
             self._measure_replies(settled)
             self._committer.settle(settled)
-        queues: dict[QueueState, int] = {}
-        for delivery in settled:
-            queue = delivery.lane.queue
-            queues[queue] = queues.get(queue, 0) + 1
+        # Counted in C: one by one it took as long as all else here.
+        queues = Counter([delivery.lane.queue for delivery in settled])
         for queue, number in queues.items():
             queue.counts.settled += number
             queue.in_flight -= number
         for delivery in ended:
             queue = delivery.lane.queue
-            queues[queue] = 0
+            queues[queue] += 0
             queue.in_flight -= 1
         if queues:
             self._left(queues)
+
+    def _on_verbs(self, batch: list[Raw], ended: list[Delivery]) -> list[Delivery]:
+        """Take replies of which some say something, in their order: the first for a message counts.
+
+        Returns those that settled; `ended` gets those whose dispatch ended unsettled.
+        """
+        settled: list[Delivery] = []
+        prefix = len(self.inbox)
+        for subject, _reply, headers, payload in batch:
+            token = subject[prefix:]
+            if not payload and headers is None:
+                # None waits for a second reply, or for one that came after its timeout.
+                settled += self.in_flight.pop_all([token])
+                continue
+            delivery = self.in_flight.get(token)
+            if delivery is not None and self._on_verb(delivery, headers, payload, settled):
+                ended.append(delivery)
+        return settled
 
     def _measure_replies(self, settled: list[Delivery]) -> None:
         """Once for all that came together, as of the first: a measure of each would cost more than its settlement."""

@@ -119,10 +119,14 @@ class Lane:
         `more` says that the read stopped at its limit, so what follows is not known. Returns what is new in `ready`.
         """
         self.reading = False
-        unsettled = self.unsettled
-        fresh = [item for item in records if item[0] not in unsettled]
+        unsettled, fresh = self.unsettled, records
+        # Without a loop in Python: that took a sixth of a replay's time.
+        keys: dict[bytes, Delivery | None] = dict.fromkeys([key for key, _ in records])
+        if not unsettled.keys().isdisjoint(keys):
+            fresh = [item for item in records if item[0] not in unsettled]
+            keys = dict.fromkeys([key for key, _ in fresh])
         if fresh:
-            unsettled.update([(item[0], None) for item in fresh])
+            unsettled.update(keys)
             in_order = not self.ready or self.ready[-1][0] < fresh[0][0]
             self.ready.extend(fresh)
             if not in_order:

@@ -44,12 +44,16 @@ def attempt_lines(attempt: int, limit: int, queue: str) -> bytes:
     ).encode()
 
 
-#: between the reply subject and the id of a message without an id, policy or history of its own, the hot path: bytes of
-#: the header block and of block and payload, `travelling`
-BARE_MIDDLE = b" %d %d\r\nNATS/1.0\r\n%bRequeue-Id: "
 BARE_BLOCK_BYTES = (
     len(b"NATS/1.0\r\nRequeue-Id: ") + ID_LEN * 4 + len(b"\r\n\r\n")
-)  #: without `travelling` and the lines between the two ids, of a `Head` and of the times
+)  #: of a message without an id, policy or history of its own, without what travels and the lines between the two ids
+
+
+@lru_cache(maxsize=512)
+def bare_middle(block_size: int, size: int, own: bytes) -> bytes:
+    """Between reply subject and id of such a message: bytes of the header block and of all, and what travels."""
+    return b" %d %d\r\nNATS/1.0\r\n%bRequeue-Id: " % (block_size, size, own)
+
 
 _TRAVELLING_BYTES_KEPT = 1024
 _travelling = lru_cache(maxsize=512)(travelling_lines)

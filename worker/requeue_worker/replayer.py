@@ -28,7 +28,7 @@ from requeue_worker.inflight import Delivery, InFlight
 from requeue_worker.record import DELAY, HEAD, HEAD_STATIC, Attempt, DeadReason, Record, decode
 from requeue_worker.replay import (
     BARE_BLOCK_BYTES,
-    BARE_MIDDLE,
+    bare_middle,
     block_for,
     read_head,
     read_times,
@@ -117,7 +117,7 @@ class Replayer:
                 lines = attempt + enqueued
                 block_size = BARE_BLOCK_BYTES + len(lines) + len(own)
                 size = block_size + payload_end - payload_at
-                middle = BARE_MIDDLE % (block_size, size, own)
+                middle = bare_middle(block_size, size, own)
             if size > max_payload:
                 self._too_large(lane, key, decode(value), size)
                 continue

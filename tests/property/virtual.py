@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import pytest
 from requeue_protocol.envelope import build_envelope
-from requeue_worker import alarm, app, replayer, scheduler
+from requeue_worker import alarm, app, dispatch, replayer, scheduler
 from requeue_worker.broker.parser import Consumer
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.settings import Settings
@@ -170,7 +170,7 @@ class VirtualWorker:
 
     def __enter__(self) -> Self:
         fake_time = VirtualTime(self.loop)
-        for module in (scheduler, replayer, committer):
+        for module in (scheduler, dispatch, replayer, committer):
             self._patches.setattr(module, "time", fake_time)
         self._patches.setattr(alarm, "open_timer", lambda: None)  # the kernel's time is not this one
         self._patches.setattr(app, "Broker", lambda _, listener: FakeBroker(self, listener))

@@ -1,6 +1,6 @@
 """Replay: due messages out as requests, replies in, and what each reply does to its message.
 
-    Scheduler ──(lane, key, value)──> encode ──> one chunk for each tick ──> NATS
+    Scheduler ──(lane, key, value)──> Dispatcher ──> one chunk for each tick ──> NATS
     reply inbox ──list──> on_replies ──> settled: Committer.settle   (edge c)
                                      └─> else: retry.decide ──> a change (edges d, e, f, h), or +WPI: wait on
     timeouts ──> expire ──a round trip──> as a failed reply; as a hold when the connection was lost meanwhile
@@ -14,7 +14,6 @@ import asyncio
 import logging
 import random
 import time
-from binascii import hexlify
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -24,28 +23,15 @@ from requeue_worker.broker.permissions import Denials
 from requeue_worker.changes import Entomb, Rekey, Remove, Requeue
 from requeue_worker.counts import Histogram
 from requeue_worker.deadletters import DeadLetters
+from requeue_worker.dispatch import REKEY_AFTER_NS, Dispatcher, wait_ns_of
 from requeue_worker.inflight import Delivery, InFlight
-from requeue_worker.record import DELAY, HEAD, HEAD_STATIC, Attempt, DeadReason, Record, decode
-from requeue_worker.replay import (
-    BARE_BLOCK_BYTES,
-    bare_middle,
-    block_for,
-    read_head,
-    read_times,
-    travelling,
-)
+from requeue_worker.record import Attempt, DeadReason, Record, decode
 from requeue_worker.retry import Bury, Decision, Drop, Hold, Retry, Settle, decide, expire
 from requeue_worker.storage.committer import Committer
-from requeue_worker.storage.keys import ID_LEN
 from requeue_worker.storage.queues import Lane, QueueState
 
 log = logging.getLogger(__name__)
 
-HEAD_SIZE = HEAD.size
-TIMES_AT = HEAD_STATIC.size
-DELAY_AT = TIMES_AT - DELAY.size
-
-REKEY_AFTER_NS = 60 * 10**9  #: in flight for longer: the message moves to its ack deadline
 WORK_LIMIT_NS = 12 * 3600 * 10**9  #: +WPI extends a dispatch up to this in all
 
 
@@ -71,7 +57,6 @@ class Replayer:
         self._dead_letters = dead_letters
         self._clock = clock
         self._connection = connection
-        self._max_payload = max_payload
         self._denied = denied
         self._confirm = confirm
         self._freed = freed
@@ -81,93 +66,16 @@ class Replayer:
         self._idle: asyncio.Event | None = None
         self.in_flight = InFlight()
         self.inbox = b""
+        #: edge b: see `Dispatcher.send`
+        self.send = Dispatcher(
+            self.in_flight,
+            inbox=lambda: self.inbox,
+            connection=connection,
+            max_payload=max_payload,
+            refuse=lambda lane, key, record, why: self._bury_or_drop(lane, key, record, why, None),
+        ).send
 
     # -- out -------------------------------------------------------------------------------------------------
-
-    def send(self, lane: Lane, items: list[tuple[bytes, bytes]], now_ns: int, out: list[bytes]) -> int:
-        """Edge b. Put these messages in flight and append their protocol bytes to `out`. Returns the bytes appended.
-
-        One whose deadline or size forbids a replay is buried or dropped instead.
-        """
-        connection, max_payload, queue = self._connection(), self._max_payload(), lane.queue
-        unsettled, inbox, retries = lane.unsettled, self.inbox, queue.policy.retries
-        sent: list[Delivery] = []
-        parts: list[bytes] = []
-        total, deadline_ns, size = 0, 0, -1
-        head, times, own, subject, start = b"", b"", b"", b"", b""
-        for key, value in items:
-            # What is worked out once for messages with equal heads, whatever their delay, took half of a dispatch's time.
-            if value[:DELAY_AT] != head:
-                head, size, own = value[:DELAY_AT], -1, b""
-                is_bare, headers_end, subject_at, subject_end, payload_at, payload_end, attempt = read_head(
-                    head, queue.name, retries
-                )
-            if value[TIMES_AT:HEAD_SIZE] != times:
-                times, size = value[TIMES_AT:HEAD_SIZE], -1
-                deadline_ns, enqueued = read_times(times)
-            if deadline_ns and deadline_ns <= now_ns:
-                self.expire_waiting(lane, key, value)
-                continue
-            if not is_bare:
-                self._send_one(lane, key, decode(value), out)
-                continue
-            if headers_end > HEAD_SIZE and (its_own := travelling(value[HEAD_SIZE:headers_end])) != own:
-                own, size = its_own, -1
-            if size < 0:
-                lines = attempt + enqueued
-                block_size = BARE_BLOCK_BYTES + len(lines) + len(own)
-                size = block_size + payload_end - payload_at
-                middle = bare_middle(block_size, size, own)
-            if size > max_payload:
-                self._too_large(lane, key, decode(value), size)
-                continue
-            if value[subject_at:subject_end] != subject:
-                subject = value[subject_at:subject_end]
-                start = b"HPUB %b %b" % (subject, inbox)
-            unsettled[key] = delivery = Delivery(lane, key, value, len(value) - HEAD_SIZE, None, connection)
-            sent.append(delivery)
-            message_id = hexlify(key[-ID_LEN:])
-            payload = value[payload_at:payload_end]
-            parts += (start, b"", middle, message_id, lines, message_id, b"\r\n\r\n", payload, b"\r\n")
-            total += size
-        if sent:
-            self._launch(sent, queue.policy.ack_timeout_ns)
-            parts[1::9] = [delivery.token for delivery in sent]
-            out.append(b"".join(parts))
-        return total
-
-    def _send_one(self, lane: Lane, key: bytes, record: Record, out: list[bytes]) -> None:
-        """`send` for a message with an id, policy of its own, or a history."""
-        block = block_for(record, key, record.attempts + 1, lane.queue)
-        payload = record.payload
-        size = len(block) + len(payload)
-        if size > self._max_payload():
-            self._too_large(lane, key, record, size)
-            return
-        delivery = Delivery(lane, key, record.value, record.size, record.client_id, self._connection())
-        lane.unsettled[key] = delivery
-        self._launch([delivery], self._wait_ns(delivery))
-        out.append(
-            b"HPUB %b %b%b %d %d\r\n%b%b\r\n"
-            % (record.subject, self.inbox, delivery.token, len(block), size, block, payload)
-        )
-
-    def _launch(self, deliveries: list[Delivery], wait_ns: int) -> None:
-        """Deliveries of one lane and one ack timeout are in flight from now on."""
-        queue = deliveries[0].lane.queue
-        self.in_flight.add(deliveries, wait_ns, REKEY_AFTER_NS, time.monotonic_ns())
-        queue.in_flight += len(deliveries)
-        queue.counts.replays += len(deliveries)
-
-    def _wait_ns(self, delivery: Delivery) -> int:
-        own_ns = decode(delivery.value).extras.ack_timeout_ns
-        return delivery.lane.queue.policy.ack_timeout_ns if own_ns is None else own_ns
-
-    def _too_large(self, lane: Lane, key: bytes, record: Record, size: int) -> None:
-        error = (
-            f"{size} bytes with the headers of a replay; the server's max_payload is {self._max_payload()}"
-        )
-        self._bury_or_drop(lane, key, record, Bury(DeadReason.TOO_LARGE, error), None)
 
     def expire_waiting(self, lane: Lane, key: bytes, value: bytes) -> None:
         """Edge g, for a message that waits for a slot or token: its deadline has passed."""
@@ -220,10 +128,8 @@ class Replayer:
     def _measure_replies(self, settled: list[Delivery]) -> None:
         """Once for all that came together, as of the first: a measure of each would cost more than its settlement."""
         first = settled[0]
-        if first.work_until_ns:
-            sent_ns = first.work_until_ns - WORK_LIMIT_NS
-        else:
-            sent_ns = first.ack_deadline_ns - self._wait_ns(first)
+        works = first.work_until_ns
+        sent_ns = works - WORK_LIMIT_NS if works else first.ack_deadline_ns - wait_ns_of(first)
         self._reply_seconds.observe(max(0, time.monotonic_ns() - sent_ns) / 1e9, len(settled))
 
     def _on_verb(
@@ -249,7 +155,7 @@ class Replayer:
     def _still_working(self, delivery: Delivery) -> None:
         """+WPI: the ack timeout starts again, up to WORK_LIMIT_NS in all."""
         now_ns = time.monotonic_ns()
-        wait_ns = self._wait_ns(delivery)
+        wait_ns = wait_ns_of(delivery)
         if not delivery.work_until_ns:
             delivery.work_until_ns = delivery.ack_deadline_ns - wait_ns + WORK_LIMIT_NS
         delivery.ack_deadline_ns = min(now_ns + wait_ns, delivery.work_until_ns)
@@ -303,7 +209,7 @@ class Replayer:
         """What the server said against this dispatch, if it did; it names the subject and no more."""
         subject = decode(delivery.value).subject
         denials = self._denied(subject)
-        sent_ns = delivery.ack_deadline_ns - self._wait_ns(delivery)
+        sent_ns = delivery.ack_deadline_ns - wait_ns_of(delivery)
         if denials is None or delivery.work_until_ns or denials.last_ns < sent_ns:
             return "no reply within the ack timeout"
         return f"NATS does not allow this worker to publish to {subject.decode()}"

@@ -10,7 +10,7 @@ import nats.micro
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from requeue_worker import replayer
+from requeue_worker import dispatch, replayer
 
 from tests.integration.worker.support import (
     HOUR,
@@ -304,7 +304,8 @@ async def test_progress_extends_a_dispatch_up_to_a_limit_in_all(
 async def test_a_long_job_moves_to_its_ack_deadline_on_disk_and_settles_from_there(
     start: StartWorker, nc: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replayer, "REKEY_AFTER_NS", 100 * MS)
+    for module in (dispatch, replayer):
+        monkeypatch.setattr(module, "REKEY_AFTER_NS", 100 * MS)
     worker = await start()
     jobs = await Handler.listen(nc, "jobs.>")
     await worker.publish("jobs.long", b"", headers={"Nats-Msg-Id": "long"})

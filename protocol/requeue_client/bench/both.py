@@ -17,7 +17,8 @@ _IDLE_S = 15.0
 async def measure_both(lab: Lab, load: Load) -> Result:
     """Publish without delay, and answer what comes meanwhile.
 
-    The rates count over the same time, so that `both_per_s` messages a second went each way.
+    `both_per_s` is counted from the first message to the last delivery: so many a second went each way. `acked_per_s` and
+    `delivered_per_s` have a time of their own each.
     """
     async with lab.requeue() as system, in_and_out(system.url) as (inward, outward):
         responder = Responder(outward, load.size, load.n)

@@ -257,25 +257,28 @@ class QueueState:
     def encode(self) -> bytes:
         """Counters and checkpoints for the `meta` family."""
         lanes = self.lanes
-        # Each commit writes each queue that it touches, so this counts where each message is another queue's.
         if len(lanes) == 1:
-            [lane] = lanes.values()
-            return _pack_one_lane(
-                _META_VERSION,
-                1,
-                self.pending,
-                self.bytes,
-                self.dead,
-                self.dead_bytes,
-                self.paused_until_ns,
-                lane.priority,
-                lane.checkpoint[len(lane.prefix) :],
-            )
+            return self.encode_with(*lanes.values())
         counters = (self.pending, self.bytes, self.dead, self.dead_bytes, self.paused_until_ns)
         parts = [_META.pack(_META_VERSION, len(lanes), *counters)]
         for priority, lane in lanes.items():
             parts.append(_META_LANE.pack(priority, lane.checkpoint[len(lane.prefix) :]))
         return b"".join(parts)
+
+    def encode_with(self, lane: Lane) -> bytes:
+        """As `encode`, where this is the only lane, as in most queues."""
+        # Each commit writes each queue that it touches, so this counts where each message is another queue's.
+        return _pack_one_lane(
+            _META_VERSION,
+            1,
+            self.pending,
+            self.bytes,
+            self.dead,
+            self.dead_bytes,
+            self.paused_until_ns,
+            lane.priority,
+            lane.checkpoint[len(lane.prefix) :],
+        )
 
     def load(self, stored: bytes) -> None:
         """Take over what `encode` wrote. Lanes of a queue with pending messages are due for a first read."""

@@ -61,7 +61,8 @@ class Transaction:
         self.batch = batch
         self.now_ns = now_ns
         self._touched: set[QueueState] = set()
-        self._inserted: set[Lane] = set()
+        #: each once: those whose `inserting` is set
+        self._inserted: list[Lane] = []
         self._released: list[tuple[Lane, bytes]] = []
         self._settled: list[Delivery] = []
 
@@ -70,7 +71,7 @@ class Transaction:
     def insert_new(self, messages: Iterable[Accepted], ids: Ids) -> None:
         """Edge a. Store accepted messages: due = now + delay, deadline = now + ttl, key at the earlier of the two."""
         put, pack, now_ns = self.batch.put, TIME_ID.pack, self.now_ns
-        epoch, sequence = ids.epoch, ids.sequence
+        epoch, sequence, inserted = ids.epoch, ids.sequence, self._inserted
         times_for_ttl: dict[int, tuple[int, bytes]] = {}
         for lane, delay_ns, at_ns, ttl_ns, head, tail, size, client_id, _reply, _has_headers in messages:
             cached = times_for_ttl.get(ttl_ns)
@@ -92,8 +93,12 @@ class Transaction:
             queue.bytes += size
             queue.waiting -= 1
             queue.waiting_bytes -= size
-            if lane.inserting is None or key < lane.inserting:
-                self._note_insert(lane, key)
+            lowest = lane.inserting
+            if lowest is None:
+                inserted.append(lane)
+                lane.inserting = key
+            elif key < lowest:
+                lane.inserting = key
         ids.sequence = sequence
 
     def remove_settled(self, deliveries: list[Delivery]) -> None:
@@ -187,7 +192,19 @@ class Transaction:
         `checkpoints_due`, to the smallest key that is in memory and not settled.
         """
         put_meta, touched = self.batch.put_meta, self._touched
-        touched.update([lane.queue for lane in self._inserted])
+        for lane in self._inserted:
+            queue = lane.queue
+            if queue in touched or len(queue.lanes) > 1:
+                touched.add(queue)
+                continue
+            # As below, of a queue with this lane alone. With ten thousand queues each message comes here: with the list
+            # of lanes that were inserted into it takes off about a tenth of such a message's CPU.
+            checkpoint = lane.lowest_unsettled() if checkpoints_due else lane.checkpoint
+            inserting = lane.inserting
+            if inserting is not None and inserting < checkpoint:
+                checkpoint = inserting
+            lane.checkpoint = checkpoint
+            put_meta(queue.meta_key, queue.encode_with(lane))
         for queue in touched:
             for lane in queue.lanes.values():
                 if checkpoints_due:
@@ -224,7 +241,7 @@ class Transaction:
 
     def _note_insert(self, lane: Lane, key: bytes) -> None:
         if lane.inserting is None:
-            self._inserted.add(lane)
+            self._inserted.append(lane)
             lane.inserting = key
         elif key < lane.inserting:
             lane.inserting = key

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ from tests.servers import NatsServer
 PENDING = int(os.environ.get("RESPONSIVE_PENDING", "10000"))
 IS_LARGE = PENDING >= 1_000_000
 QUEUES, DEAD = (1000, 20_000) if IS_LARGE else (50, 500)
-PAIRS = 6 if IS_LARGE else 1
+PAIRS, SATURATED_PAIRS = (6, 12) if IS_LARGE else (1, 1)
 STEADY_PER_S = 5000
 STEADY = Load(STEADY_PER_S * 2 if IS_LARGE else 500, size=64, window=8192, queues=QUEUES, prefix="load")
-SATURATED = Load(60_000 if IS_LARGE else 5000, size=64, window=8192, queues=QUEUES, prefix="load")
+SATURATED = Load(100_000 if IS_LARGE else 5000, size=64, window=8192, queues=QUEUES, prefix="load")
+WARM = 20  #: a call begins after so small a part of a load, or its first step is that of a worker with nothing to do
 HOLD_MS = 200.0
 SLOWER = 0.05
 
@@ -113,10 +115,10 @@ async def test_no_call_holds_the_loop_up_alone_or_beside_the_intake_and_lookers_
     print(f"\nbeside {STEADY_PER_S:,} messages/s, without and with the call (medians of {PAIRS} pairs)\n")
     companies = lookers | changes
     for name in companies if IS_LARGE else ("`requeue top`", "redrive of all"):
-        await _paired(watched, wire, STEADY, STEADY_PER_S, name, companies[name])
-    print(f"\nbeside as much as the worker takes in (medians of {PAIRS} pairs)\n")
+        await _paired(watched, wire, STEADY, STEADY_PER_S, PAIRS, name, companies[name])
+    print(f"\nbeside as much as the worker takes in (medians of {SATURATED_PAIRS} pairs)\n")
     for name in (*lookers, "count", "purge of a queue", "redrive of all") if IS_LARGE else ("web view",):
-        await _paired(watched, wire, SATURATED, 0, name, companies[name])
+        await _paired(watched, wire, SATURATED, 0, SATURATED_PAIRS, name, companies[name])
     await wire.close()
 
 
@@ -163,13 +165,14 @@ async def _share(watched: Watched) -> float:
 
 
 async def _paired(
-    watched: Watched, wire: Wire, load: Load, rate_per_s: float, name: str, company: Company
+    watched: Watched, wire: Wire, load: Load, rate_per_s: float, pairs: int, name: str, company: Company
 ) -> None:
     """The same load without and with company, in turns: what grows meanwhile is on both sides."""
     acks: dict[bool, list[Acks]] = {False: [], True: []}
     longest: dict[bool, list[Longest]] = {False: [], True: []}
-    for number in range(2 * PAIRS):
+    for number in range(2 * pairs):
         has_company = number % 4 in (1, 2)
+        await publish_for(watched, wire, replace(load, n=load.n // WARM), rate_per_s=rate_per_s)
         async with company() if has_company else contextlib.nullcontext():
             begun_s = time.monotonic()
             acks[has_company].append(await publish_for(watched, wire, load, rate_per_s=rate_per_s))

@@ -1,10 +1,11 @@
 """Bulk changes (redrive, purge, move, dead letters out and in) take turns and give way to the intake; so do looks at disk.
 
-    lock ──> rest that the turn before left ──> one bounded step ──> rest, if clients' messages came in meanwhile
+    lock ──> rest that the turn before left ──> one bounded step ──> rest, if clients' messages come in
 
 Changes share one lock, looks another. All that share one have together one step in REST + 1 of the time while messages
-come in, however many of them there are, and all of it while none does. Nobody sets anything, and nobody measures: a step
-that takes long, since the disk or the cores are busy, is followed by a longer rest.
+come in, however many of them there are, and all of it while none does. Nobody sets anything: a step that takes long, since
+the disk or the cores are busy, is followed by a longer rest. So is one in which many messages came: the less of its time
+the worker has left, the less it can give to what a change brings after the step (replays, deaths).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from requeue_protocol.errors import Busy
 
 BESIDE_INTAKE: Final = 128  #: messages of a step while others come in: no ack waits for more
 REST: Final = 4  #: a rest is so many times as long as the step before it
+MESSAGE_S: Final = 20e-6  #: and a step counts so much longer for each message that came in it
 MOST_REST_S: Final = (
     1.0  #: and never longer, so that a change goes on under any load, and its caller waits for it
 )
@@ -67,6 +69,8 @@ class Turns:
             try:
                 yield
             finally:
-                ended_s = self._clock_s()
-                is_met = self._taken_in() != begun_at
-                self._free_s = ended_s + (min(REST * (ended_s - begun_s), MOST_REST_S) if is_met else 0)
+                ended_s, came = self._clock_s(), self._taken_in() - begun_at
+                # A step may lie between two bursts: messages come all the same.
+                gives_way = self.beside_intake or came
+                rest_s = min(REST * (ended_s - begun_s + came * MESSAGE_S), MOST_REST_S)
+                self._free_s = ended_s + (rest_s if gives_way else 0)

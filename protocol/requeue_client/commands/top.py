@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -128,7 +128,8 @@ class _Top:
 
     async def _ask_again_and_again(self) -> None:
         last: Look | None = None
-        while True:
+        # Not until it is cancelled: an answer that comes just then takes no notice (asyncio.wait_for before Python 3.12).
+        while not self._end.is_set():
             if not self._view.stopped:
                 try:
                     now = await _look(self._admin, last)
@@ -136,7 +137,8 @@ class _Top:
                 except RequeueError as error:
                     self._now = replace(self._now, trouble=f"no answer: {error}")
                 self._draw()
-            await asyncio.sleep(self._interval_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), self._interval_s)
 
     def _read(self) -> None:
         data = os.read(sys.stdin.fileno(), 1024)

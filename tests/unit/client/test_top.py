@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, NoReturn, cast
 
 import pytest
+from requeue_client.commands.top import _Top
 from requeue_client.commands.top_keys import SORTS, View, keys_of, pressed
 from requeue_client.commands.top_view import Look, drawn, kept_on_screen
+from requeue_client.errors import RequeueError
+from requeue_client.service import AdminClient
 from requeue_protocol.admin import Buckets, QueueEntry, QueueTotals, StatsAnswer
 from rich.console import Console
 
@@ -114,3 +122,35 @@ def test_scrolling_ends_at_the_last_page_and_up_shows_at_once_from_there() -> No
     for key in ["page-down"] * 60 + ["up"]:
         view = kept_on_screen(pressed(view, key, page), now, page)
     assert view.first == 1000 - page - 1
+
+
+class AnswersWhenItShouldEnd:
+    """What asks the workers. An answer that comes with the end makes it go unheard (`asyncio.wait_for`, Python 3.11)."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def ask(self, *_: Any) -> NoReturn:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RequeueError("an answer") from None
+        raise AssertionError
+
+
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Where to write what is typed."""
+    its, ours = os.pipe()
+    with os.fdopen(its) as stdin, os.fdopen(ours, "wb", buffering=0):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield ours
+
+
+async def test_q_ends_it_though_an_answer_comes_at_that_moment(keyboard: int) -> None:
+    admin = AnswersWhenItShouldEnd()
+    top = asyncio.create_task(_Top(cast(AdminClient, admin), View(), interval_s=3600).run())
+    await admin.asked.wait()
+    os.write(keyboard, b"q")
+    await asyncio.wait_for(top, 10)

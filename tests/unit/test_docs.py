@@ -10,10 +10,13 @@ import ast
 import importlib
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from requeue_client.cli import main
 from requeue_protocol.headers import POLICY_HEADERS
 from requeue_protocol.policy import QueuePolicy
 from requeue_worker.nats_settings import NatsSettings
@@ -56,13 +59,48 @@ def test_every_python_block_is_a_file_that_a_command_runs() -> None:
                 )
 
 
-def test_readme_names_make_targets_and_extras_that_exist() -> None:
+def test_readme_names_make_targets_that_exist() -> None:
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w+)", readme, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_what_is_installed_is_this_directory_with_extras_that_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    for extra in re.findall(r"'\.\[(\w+)\]'", readme):
-        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+    installed = [
+        line.split("#")[0].split()[2]
+        for document in DOCUMENTS
+        for line in document.read_text().splitlines()
+        if line.startswith("pip install ")
+    ]
+    assert installed
+    for what in installed:
+        directory = re.fullmatch(r"'?\.(?:\[(\w+)\]')?", what)
+        assert directory, f"pip install {what}"
+        assert directory[1] is None or re.search(rf"^{directory[1]} = \[", project, re.MULTILINE), what
+
+
+def test_commands_that_take_too_long_to_run_here_are_ones_that_there_are() -> None:
+    lines = [
+        line
+        for document in DOCUMENTS
+        for block in blocks_of(document)
+        if block.language == "sh"
+        for line in block.text.splitlines()
+        if line.startswith("requeue ")
+    ]
+    assert lines
+    for line in lines:
+        command: click.Command = main
+        words = shlex.split(line, comments=True)[1:]
+        try:
+            while isinstance(command, click.Group):
+                name, found, words = command.resolve_command(click.Context(command), words)
+                assert name and found, line
+                command = found
+            command.make_context(command.name, words)
+        except click.UsageError as error:
+            pytest.fail(f"{line}: {error.format_message()}")
 
 
 def test_headers_in_examples_for_other_clients_are_policy_headers() -> None:

@@ -13,11 +13,11 @@ from tests.e2e.cluster import Cluster
 from tests.helm import CHART
 
 _ROOT = CHART.parents[1]
-_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 _SECTION = (
     (_ROOT / "README.md").read_text(encoding="utf-8").partition("### On Kubernetes")[2].partition("\n## ")[0]
 )
-_IMAGE, _KUBECTL, _HELM, _USE = _BLOCK.findall(_SECTION)
+_IMAGE, _KUBECTL, _HELM, _USE = BLOCK.findall(_SECTION)
 _NAMESPACES = ("shop", "requeue-system")
 _CRD = "requeuequeues.requeue.dev"
 

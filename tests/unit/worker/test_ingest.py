@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def remove_all(rig: Rig, name: str) -> None:
     pending = {key: value for key, value in rig.stored.pending.items() if queue_of(key) == name}
     for key, value in pending.items():
         lane.unsettled[key] = None
-        rig.call(lambda key=key, value=value: rig.committer.submit(Remove(lane, key, decode(value))))  # type: ignore[misc]
+        rig.call(partial(rig.committer.submit, Remove(lane, key, decode(value))))
     rig.commit_all()
 
 

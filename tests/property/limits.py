@@ -20,6 +20,7 @@ TINY = {
     "FEW_LANES": 1,
     "HOP_MESSAGES": 3,
     "READY_BYTES": 1500,
+    "LANE_READ_NS": 50_000_000,
     "QUANTUM": 3,
     "SEND_CHUNK": 2,
 }
@@ -39,5 +40,6 @@ def check_memory(worker: Worker) -> None:
         len(value) for queue in worker._registry for lane in queue.lanes.values() for _, value in lane.ready
     )
     assert ready == worker._scheduler.read_ahead.ready_bytes
-    wakes = len(worker._scheduler._lane_wakes) + len(worker._scheduler._queue_wakes)
+    scheduler = worker._scheduler
+    wakes = sum(map(len, (scheduler._lane_wakes, scheduler._queue_wakes, scheduler.read_ahead._heads)))
     assert wakes < 400, "wake-ups pile up"

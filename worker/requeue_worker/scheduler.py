@@ -21,7 +21,7 @@ from typing import Final
 from requeue_worker.alarm import Alarm
 from requeue_worker.allowance import ANY_SLOT, Allowance
 from requeue_worker.counts import Counts
-from requeue_worker.readahead import READ_LEAD_NS, Item, ReadAhead, count_due
+from requeue_worker.readahead import Item, ReadAhead, count_due
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.replayer import Replayer
 from requeue_worker.storage.keys import time_of
@@ -281,24 +281,19 @@ class Scheduler:
             self._watch(lane, now_ns)
 
     def _watch(self, lane: Lane, now_ns: int) -> None:
-        """Wake up for this lane: when its first read-ahead message is due, or it is time to read what follows.
+        """Wake up for this lane when its first read-ahead message is due.
 
-        What is past already needs no wake-up: a due message waits for a slot or token, and a read is under way, asked
-        for, or not needed before some of what is there is sent. All of these bring the queue back into the ring.
+        What is past already needs no wake-up: it waits for a slot or token, which bring the queue back into the ring. So
+        does a read, and `ReadAhead` knows itself when it is time for one.
         """
-        at_ns = NEVER
-        if lane.head_due_ns != NEVER and lane.head_due_ns - READ_LEAD_NS > now_ns:
-            at_ns = lane.head_due_ns - READ_LEAD_NS
-        if lane.ready and now_ns < (first_ns := time_of(lane.ready[0][0])) < at_ns:
-            at_ns = first_ns
-        if at_ns != NEVER:
-            self._lane_wakes.wake(lane, at_ns)
+        if lane.ready and now_ns < (first_ns := time_of(lane.ready[0][0])):
+            self._lane_wakes.wake(lane, first_ns)
 
     def _arm(self, now_ns: int) -> None:
         """Set the one timer to the earliest thing that time alone brings about."""
         if self._tick_requested:
             return
-        wakes = (self._lane_wakes.next_ns(), self._queue_wakes.next_ns())
+        wakes = (self._lane_wakes.next_ns(), self._queue_wakes.next_ns(), self.read_ahead.next_ns(now_ns))
         waits = [at_ns - now_ns for at_ns in wakes if at_ns is not None]
         in_flight_ns = self._replayer.in_flight.next_wake_ns()
         if in_flight_ns is not None:

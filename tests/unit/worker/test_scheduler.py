@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from requeue_protocol.headers import build_headers
+from requeue_worker import readahead
 from requeue_worker.allowance import FAIR_SLOTS
 from requeue_worker.changes import Remove
 from requeue_worker.readahead import READ_LIMIT, READY_BYTES
@@ -131,6 +132,57 @@ def test_many_queues_that_are_due_at_once_are_read_in_a_few_hops(path: Path) -> 
         assert len(hops) <= 15
 
 
+def test_thousands_of_queues_that_are_due_at_one_instant_are_read_in_time_and_once(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.store.read_ns = 7 * MS
+        hops = count_reads(worker)
+        for number in range(2000):
+            worker.publish(b"", queue=f"q{number}", delay_ns=S)
+            worker.publish(b"", queue=f"q{number}", delay_ns=3600 * S)
+        worker.run_for(2 * S)
+        late = [late_ns(sent, START_NS + S) for sent in worker.sent]
+        assert len(late) == 2000
+        assert max(late) <= 2 * MS
+        assert sum(hops) == 2000
+
+
+def test_a_trickle_beside_thousands_that_are_due_at_one_instant_is_on_time_and_makes_no_read_vain(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "LANE_READ_NS", MS // 4)
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.store.read_ns = 7 * MS
+        reads = count_reads_of(worker)
+        for number in range(1000):
+            worker.publish(b"", queue=f"q{number}", delay_ns=S)
+            worker.publish(b"", queue=f"q{number}", delay_ns=3600 * S)
+        for _ in range(100):
+            worker.publish(b"trickle", queue="trickle", delay_ns=40 * MS)
+            worker.run_for(10 * MS)
+        worker.run_for(S)
+        trickle = [sent for sent in worker.sent if sent.payload == b"trickle"]
+        assert (len(trickle), len(worker.sent)) == (100, 1100)
+        late = [late_ns(sent, START_NS + n * 10 * MS + 40 * MS) for n, sent in enumerate(trickle)]
+        assert max(late) <= 2 * MS
+        del reads["trickle"]
+        assert set(reads.values()) == {1}
+
+
+def test_queues_whose_messages_are_due_one_after_the_other_are_read_together(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        hops = count_reads(worker)
+        for number in range(500):
+            worker.publish(b"", queue=f"q{number}", delay_ns=S + number * MS // 5)
+            worker.publish(b"", queue=f"q{number}", delay_ns=3600 * S)
+        worker.run_for(2 * S)
+        assert len(worker.sent) == 500
+        assert max(late_ns(sent, START_NS + S + n * MS // 5) for n, sent in enumerate(worker.sent)) <= 2 * MS
+        assert len(hops) <= 40, "in 100 ms"
+
+
 def test_a_queue_gets_a_turn_for_what_is_due_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turns: Counter[str] = Counter()
     serve = Scheduler._serve
@@ -183,6 +235,20 @@ def test_lanes_that_a_hop_has_no_room_for_are_read_with_the_next_ones(
         assert sum(hops) <= 8 * 60, "few are asked for in vain"
 
 
+def count_reads_of(worker: VirtualWorker) -> Counter[str]:
+    """How often each queue is read from now on."""
+    reads: Counter[str] = Counter()
+    read_lanes = worker.store._read_lanes
+
+    def count(requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        results = read_lanes(requests)
+        reads.update(result.lane.queue.name for result in results)
+        return results
+
+    worker.store._read_lanes = count  # type: ignore[method-assign]
+    return reads
+
+
 def count_reads(worker: VirtualWorker) -> list[int]:
     """How many lanes each hop from now on is asked for."""
     hops: list[int] = []
@@ -211,7 +277,8 @@ def test_wake_ups_for_what_comes_late_do_not_pile_up(path: Path) -> None:
 
 def heap_entries(worker: VirtualWorker) -> int:
     scheduler = worker.scheduler
-    return len(scheduler._lane_wakes) + len(scheduler._queue_wakes) + len(scheduler._starved)
+    wakes = (scheduler._lane_wakes, scheduler._queue_wakes, scheduler.read_ahead._heads)
+    return sum(map(len, wakes)) + len(scheduler._starved)
 
 
 def test_a_clock_put_back_delays_and_one_put_forward_releases(path: Path) -> None:

@@ -7,6 +7,7 @@ nanoseconds: 292 years as a duration, the year 2262 as an instant.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 MAX_NS = 2**63 - 1
 NS_PER_S = 1_000_000_000
@@ -107,6 +108,12 @@ def _decimal(ns: int, unit_ns: int) -> str:
     return f"{whole}.{digits}"
 
 
+@lru_cache(maxsize=256)  # what is due in the same second shares it, and it takes most of the time
+def _seconds(date: str, clock: str, zone: str) -> int:
+    instant = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+    return (instant - _EPOCH) // timedelta(seconds=1)
+
+
 def rfc3339_to_ns(text: str) -> int:
     """Nanoseconds since 1970 of an RFC 3339 instant; digits beyond nanoseconds are dropped.
 
@@ -117,8 +124,7 @@ def rfc3339_to_ns(text: str) -> int:
         raise ValueError(f"{_shown(text)} is not an RFC 3339 time; write it like 2030-01-31T18:30:00Z")
     date, clock, fraction, zone = found.groups()
     try:
-        instant = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if zone in 'Zz' else zone}")
-        seconds = (instant - _EPOCH) // timedelta(seconds=1)
+        seconds = _seconds(date, clock, zone)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{_shown(text)} is not a time that exists: {error}") from None
     ns = seconds * NS_PER_S + int((fraction or "0")[:9].ljust(9, "0"))

@@ -37,7 +37,7 @@ class Heading(NamedTuple):
 class Frame:
     """What all envelopes with one frame say, and where they go."""
 
-    __slots__ = ("lane", "queue", "start", "subject", "ttl_ns")
+    __slots__ = ("lane", "limited", "queue", "start", "subject", "ttl_ns")
 
     def __init__(self, heading: Heading) -> None:
         #: the head up to its delay
@@ -48,6 +48,9 @@ class Frame:
         #: for whoever reads: the lane of this queue, which takes this subject. To look it up for each took a seventh of
         #: what the event loop spends on a message in one of ten thousand queues
         self.lane: Lane | None = None
+        self.limited = (
+            False  #: whether the queue's policy limits what it holds; as of when the lane was looked up
+        )
 
 
 #: what stands before the delay, the delay, what stands between it and the payload, and behind the payload

@@ -105,8 +105,7 @@ class Ingest:
                     head, delay_ns, frame = read(payload)
                     if frame is not before:
                         lane = frame.lane or self._lane(frame)
-                        queue, ttl_ns, before = lane.queue, frame.ttl_ns, frame
-                        limited = queue.policy.max_messages is not None or queue.policy.max_bytes is not None
+                        queue, ttl_ns, limited, before = lane.queue, frame.ttl_ns, frame.limited, frame
                     if delay_ns > _FAR_NS:
                         self._check_far(delay_ns)
                     if limited:
@@ -174,9 +173,9 @@ class Ingest:
         return message
 
     def _with_headers(self, reply: bytes, headers: bytes, payload: bytes) -> NewMessage:
-        said = self._plain.read(headers)
+        said, at_ns = self._plain.read(headers)
         if isinstance(said, PlainHeading):
-            return self._from_plain(reply, payload, headers, said)
+            return self._from_plain(reply, payload, headers, said, at_ns)
         extras, client_id = extras_of(said), said.msg_id
         envelope = read_envelope(payload)
         heading = heading_of(envelope, len(headers), extras, client_id, said.backoff)
@@ -185,14 +184,18 @@ class Ingest:
         self._check_far(delay_ns)
         lane = queue.lane(DEFAULT_PRIORITY if said.priority is None else said.priority)
         size, tail = len(headers) + len(payload), extras + headers + payload
-        return NewMessage(lane, delay_ns, said.at_ns, ttl_ns, head, tail, size, client_id, reply, True)
+        return NewMessage(lane, delay_ns, at_ns, ttl_ns, head, tail, size, client_id, reply, True)
 
     def _lane(self, frame: Frame) -> Lane:
         """The lane of a bare envelope, kept with its frame. Raises QueueFull, MalformedMessage or SubjectNotAllowed."""
-        lane = frame.lane = self._registry.named(frame.queue, frame.subject).lane(DEFAULT_PRIORITY)
+        queue = self._registry.named(frame.queue, frame.subject)
+        frame.limited = queue.policy.max_messages is not None or queue.policy.max_bytes is not None
+        lane = frame.lane = queue.lane(DEFAULT_PRIORITY)
         return lane
 
-    def _from_plain(self, reply: bytes, payload: bytes, headers: bytes, said: PlainHeading) -> NewMessage:
+    def _from_plain(
+        self, reply: bytes, payload: bytes, headers: bytes, said: PlainHeading, at_ns: int | None
+    ) -> NewMessage:
         """A plain message: the queue's policy stands in for what the headers don't say."""
         queue = self._registry.named(said.queue, said.subject)
         delay_ns = queue.policy.delay_ns if said.delay_ns is None else said.delay_ns
@@ -202,7 +205,7 @@ class Ingest:
         return NewMessage(
             queue.lane(said.priority),
             delay_ns,
-            said.at_ns,
+            at_ns,
             ttl_ns,
             said.head(len(payload)),
             said.extras + headers + payload,

@@ -22,12 +22,15 @@ from requeue_worker.record import (
 )
 from requeue_worker.storage.keys import DEFAULT_PRIORITY
 
-_BLOCKS_KEPT: Final = 512
-_BLOCK_BYTES_KEPT: Final = 1024
+#: of all that is remembered: each of ten thousand queues has a block at least
+_KEPT_BYTES: Final = 12 << 20
+_HEADING_BYTES: Final = 700  #: what a block takes beside its own bytes
+_BLOCK_BYTES_KEPT: Final = 1024  #: longer ones are read anew each time
+_INSTANTS_KEPT: Final = 512
 
 _AT: Final = b"\nRequeue-At: "
 _ANY_AT: Final = re.compile(rb"\nrequeue-at:", re.IGNORECASE)
-_read_at = lru_cache(_BLOCKS_KEPT)(read_at)
+_read_at = lru_cache(_INSTANTS_KEPT)(read_at)
 _pack_len = PAYLOAD_LEN.pack
 
 
@@ -41,7 +44,6 @@ class PlainHeading(NamedTuple):
     queue: str
     priority: int
     delay_ns: int | None
-    at_ns: int | None
     ttl_ns: int | None
     client_id: bytes | None
 
@@ -58,47 +60,48 @@ class PlainBlocks:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, PlainHeading] = {}
-        #: where the instant stands, its length, and the block without it
-        self._known_but_at: dict[tuple[int, int, bytes], PlainHeading] = {}
+        #: by the block; by where its instant stands, its length, and the block without it
+        self._known: dict[bytes | tuple[int, int, bytes], PlainHeading] = {}
+        self._kept_bytes = 0
 
-    def read(self, headers: bytes) -> PlainHeading | IntakePolicy:
-        """The heading of a plain message; the policy where it is none. Raises MalformedMessage."""
+    def read(self, headers: bytes) -> tuple[PlainHeading | IntakePolicy, int | None]:
+        """The heading of a plain message, the policy where it is none, and its instant. Raises MalformedMessage."""
         known = self._known.get(headers)
         if known is not None:
-            return known
+            return known, None
         start = headers.find(_AT) + len(_AT)
         end = headers.find(b"\r", start) if start >= len(_AT) else -1
         if end >= 0:
-            known = self._known_but_at.get((start, end - start, headers[:start] + headers[end:]))
+            known = self._known.get((start, end - start, headers[:start] + headers[end:]))
             if known is not None:
                 try:
-                    return known._replace(at_ns=_read_at(headers[start:end]))
+                    return known, _read_at(headers[start:end])
                 except ValueError:
                     pass  # reading all of it says what is wrong
         policy = read_intake_headers(headers)
         if policy.subject is None:
-            return policy
+            return policy, policy.at_ns
         heading = _heading_of(policy, policy.subject, headers)
         # A block with an id never comes twice.
         if policy.msg_id is None and len(headers) <= _BLOCK_BYTES_KEPT:
-            self._keep(headers, heading, start, end)
-        return heading
+            self._keep(headers, heading, policy.at_ns, start, end)
+        return heading, policy.at_ns
 
-    def _keep(self, headers: bytes, heading: PlainHeading, start: int, end: int) -> None:
-        if heading.at_ns is None:
-            if len(self._known) >= _BLOCKS_KEPT:
-                self._known.clear()
-            self._known[headers] = heading
-            return
-        subject_at = headers.find(heading.subject)
-        is_apart = (
-            subject_at + len(heading.subject) <= start or subject_at >= end
-        )  # its place is in the heading
-        if end >= 0 and is_apart and len(_ANY_AT.findall(headers)) == 1:  # of several the last one counts
-            if len(self._known_but_at) >= _BLOCKS_KEPT:
-                self._known_but_at.clear()
-            self._known_but_at[start, end - start, headers[:start] + headers[end:]] = heading
+    def _keep(self, headers: bytes, heading: PlainHeading, at_ns: int | None, start: int, end: int) -> None:
+        key: bytes | tuple[int, int, bytes] = headers
+        if at_ns is not None:
+            subject_at = headers.find(heading.subject)
+            # The place of the subject is in the heading, and of several instants the last one counts.
+            is_apart = subject_at + len(heading.subject) <= start or subject_at >= end
+            if end < 0 or not is_apart or len(_ANY_AT.findall(headers)) > 1:
+                return
+            key = (start, end - start, headers[:start] + headers[end:])
+        takes = len(headers) + _HEADING_BYTES
+        if self._kept_bytes + takes > _KEPT_BYTES:
+            self._known.clear()
+            self._kept_bytes = 0
+        self._known[key] = heading
+        self._kept_bytes += takes
 
 
 def extras_of(policy: IntakePolicy) -> bytes:
@@ -141,7 +144,6 @@ def _heading_of(policy: IntakePolicy, subject: bytes, headers: bytes) -> PlainHe
         policy.queue or "default",
         DEFAULT_PRIORITY if policy.priority is None else policy.priority,
         policy.delay_ns,
-        policy.at_ns,
         policy.ttl_ns,
         policy.msg_id,
     )

@@ -56,11 +56,14 @@ def bare_middle(block_size: int, size: int, own: bytes) -> bytes:
 
 
 _TRAVELLING_BYTES_KEPT = 1024
+_OTHER_LINES = 2  #: the first and the empty one
 _travelling = lru_cache(maxsize=512)(travelling_lines)
 
 
 def travelling(headers: bytes) -> bytes:
     """The lines of a header block that go on to the replay; those of a short one are remembered, since it comes again."""
+    if headers.count(b"\r\n") == headers.count(b"\r\nRequeue-") + _OTHER_LINES:
+        return b""  # as mostly; a look-up would miss where all blocks have instants of their own
     return travelling_lines(headers) if len(headers) > _TRAVELLING_BYTES_KEPT else _travelling(headers)
 
 

@@ -17,10 +17,10 @@ def block(*lines: bytes) -> bytes:
     return b"NATS/1.0\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
-def heading(blocks: PlainBlocks, headers: bytes) -> PlainHeading:
-    said = blocks.read(headers)
+def heading(blocks: PlainBlocks, headers: bytes) -> tuple[PlainHeading, int | None]:
+    said, at_ns = blocks.read(headers)
     assert isinstance(said, PlainHeading)
-    return said
+    return said, at_ns
 
 
 @pytest.fixture
@@ -37,10 +37,27 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_blocks_that_differ_in_their_instant_alone_are_read_once(reads: list[bytes]) -> None:
     blocks = PlainBlocks()
     first, second = (block(b"Requeue-Subject: a.b", b"Requeue-At: " + at, b"X: y") for at in (AT, LATER))
-    assert heading(blocks, first).at_ns == plain.read_at(AT)
+    assert heading(blocks, first)[1] == plain.read_at(AT)
     assert heading(blocks, second) == heading(PlainBlocks(), second)
-    assert heading(blocks, second).at_ns == plain.read_at(LATER)
+    assert heading(blocks, second)[1] == plain.read_at(LATER)
     assert reads == [first, second], "the second one by the fresh reader alone"
+
+
+def test_the_blocks_of_ten_thousand_queues_are_remembered(reads: list[bytes]) -> None:
+    blocks = PlainBlocks()
+    for at in (AT, LATER):
+        for number in range(10_000):
+            blocks.read(block(b"Requeue-Subject: a", b"Requeue-Queue: q%d" % number, b"Requeue-At: " + at))
+    assert len(reads) == 10_000
+
+
+def test_blocks_that_never_come_twice_take_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "_KEPT_BYTES", 100_000)
+    blocks = PlainBlocks()
+    for number in range(1000):
+        blocks.read(block(b"Requeue-Subject: a", b"Traceparent: %d" % number))
+        blocks.read(block(b"Requeue-Subject: a", b"Traceparent: %d" % number, b"Requeue-At: " + AT))
+        assert 700 * len(blocks._known) < 100_000
 
 
 def test_a_subject_that_stands_in_the_instant_is_found_where_it_is() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from requeue_protocol.envelope import build_envelope
-from requeue_protocol.headers import build_headers
+from requeue_protocol.headers import build_headers, travelling_lines
 from requeue_worker.broker.parser import Raw
 from requeue_worker.record import decode
-from requeue_worker.replay import block_for
+from requeue_worker.replay import block_for, travelling
 
 from tests.property.virtual import VirtualWorker
 
@@ -84,3 +86,14 @@ def test_each_replay_of_a_tick_is_what_its_record_says(
         (chunk,) = [chunk for chunk in chunks if b"Requeue-Attempt" in chunk]
         assert all(operation in chunk for operation in operations)
         assert len(chunk) == sum(map(len, operations))
+
+
+LINES = st.lists(
+    st.sampled_from([b"Requeue-At: 2030", b"requeue-at: 2030", b"X: Requeue-At: 1", b"Requeue-X: y", b"X: y"])
+)
+
+
+@given(LINES)
+def test_what_travels_is_what_travels_without_a_memory(lines: list[bytes]) -> None:
+    block = b"NATS/1.0\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+    assert travelling(block) == travelling_lines(block)

@@ -25,6 +25,8 @@ class Played:
         self.connections: list[Connection] = []
         #: how many PINGs of a connection are answered; None: all of them
         self.pongs: int | None = None
+        #: the next connections get no INFO
+        self.silent = False
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -39,9 +41,11 @@ class Played:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(writer, self.pongs)
         self.connections.append(connection)
-        connection.inform()
+        if not self.silent:
+            connection.inform()
         tail = b""
         while data := await reader.read(1 << 20):
+            connection.first = connection.first or data
             connection.received += len(data)
             for _ in range((tail + data).count(b"PING\r\n")):
                 connection.on_ping()
@@ -56,6 +60,7 @@ class Connection:
         self.writer = writer
         self.pongs = pongs
         self.owed = self.received = 0
+        self.first = b""
         self.ended = asyncio.Event()
 
     def on_ping(self) -> None:
@@ -161,11 +166,16 @@ async def test_an_error_that_ends_the_writing_leads_to_a_new_connection(
 ) -> None:
     """As uvloop's transport raises when the socket broke a moment ago."""
 
+    def broken_at_once(_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
     def broken(_: object) -> None:
         monkeypatch.undo()
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
-    monkeypatch.setattr(heard.client._transport, "writelines", broken)
+    transport = heard.client._transport
+    monkeypatch.setattr(transport._io_writer.transport, "write", broken_at_once)
+    monkeypatch.setattr(transport, "writelines", broken)
     heard.client.send(b"PUB out 0\r\n\r\n", 1)
     await until(lambda: heard.reconnects)
     await heard.client.flush()
@@ -195,6 +205,20 @@ async def test_a_connection_that_stalls_before_it_stands_is_ended_before_the_nex
     await asyncio.wait_for(server.connections[1].ended.wait(), WAIT_S)
     server.connections[-1].deliver(b"once")
     await until(lambda: heard.payloads == [b"once"])
+
+
+async def test_nothing_is_sent_before_a_new_connection_has_said_hello(server: Played, heard: Heard) -> None:
+    server.silent = True
+    server.connections[0].writer.transport.abort()
+    await until(lambda: len(server.connections) == 2)
+    for _ in range(10):
+        heard.client.send(b"PUB out 0\r\n\r\n", 1)
+        await asyncio.sleep(0.01)
+    assert not server.connections[1].received
+
+    server.connections[1].inform()
+    await until(lambda: heard.reconnects)
+    assert server.connections[1].first.startswith(b"CONNECT ")
 
 
 async def test_what_a_dead_connection_still_holds_is_not_sent(server: Played, heard: Heard) -> None:

@@ -168,15 +168,27 @@ async def test_sent_chunks_arrive_in_order_with_published_messages(
     assert worker.client.stats["out_msgs"] == 4
 
 
+async def test_a_chunk_leaves_in_the_turn_in_which_it_is_sent(
+    connect: Connect, nats_server: NatsServer
+) -> None:
+    worker = await connect(nats_server)
+    worker.client.send(b"PUB out 0\r\n\r\n", 1)
+    assert worker.client.unsent_bytes == 0
+    await worker.client.publish("out", b"x")
+    assert worker.client.unsent_bytes
+    worker.client.send(b"PUB out 0\r\n\r\n", 1)
+    assert worker.client.unsent_bytes > len(b"PUB out 0\r\n\r\n"), "behind what waits"
+
+
 async def test_unsent_bytes_go_to_zero_and_when_flushed_calls_back(
     connect: Connect, nats_server: NatsServer
 ) -> None:
     worker = await connect(nats_server)
     flushed = asyncio.Event()
-    chunk = b"PUB out 4\r\nabcd\r\n" * 1000
-    for _ in range(100):
-        worker.client.send(chunk, 1000)
-    assert worker.client.unsent_bytes == 100 * len(chunk)
+    chunk = b"PUB out 4\r\nabcd\r\n" * 100_000
+    for _ in range(20):
+        worker.client.send(chunk, 100_000)
+    assert worker.client.unsent_bytes >= 10 * len(chunk), "more than sockets take at once"
     worker.client.when_flushed(flushed.set)
     await asyncio.wait_for(flushed.wait(), 20)
     assert worker.client.unsent_bytes == 0

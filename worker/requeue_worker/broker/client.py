@@ -270,7 +270,19 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
         return subscription
 
     def send(self, chunk: bytes, messages: int) -> None:
-        """Queue protocol bytes (whole PUB and HPUB operations) for the next flush; never blocks."""
+        """Send protocol bytes (whole PUB and HPUB operations); never blocks.
+
+        At once where nothing waits before them: through nats-py's flusher task they leave a turn of the loop later.
+        """
+        transport = self._transport
+        if (
+            self.is_connected
+            and not self._pending
+            and isinstance(transport, WideTransport)
+            and transport.send_now(chunk)
+        ):
+            self.stats["out_msgs"] += messages
+            return
         self._pending.append(chunk)
         self._pending_data_size += len(chunk)
         self.stats["out_msgs"] += messages

@@ -9,6 +9,7 @@ from typing import Final
 from nats.aio.transport import TcpTransport
 
 READ_BYTES: Final = 256 * 1024
+BUFFER_BYTES: Final = 64 * 1024  #: what asyncio takes for enough, too
 CLOSE_WAIT_S: Final = 0.5
 
 
@@ -19,6 +20,19 @@ class WideTransport(TcpTransport):  # type: ignore[misc, unused-ignore]
         """Read what is there, up to READ_BYTES."""
         data: bytes = await super().read(READ_BYTES)
         return data
+
+    def send_now(self, data: bytes) -> bool:
+        """Hand this to the socket, unless that has enough to do or is broken."""
+        writer = self._io_writer
+        if writer is None or writer.transport.is_closing():
+            return False
+        if writer.transport.get_write_buffer_size() >= BUFFER_BYTES:
+            return False
+        try:
+            writer.transport.write(data)
+        except RuntimeError:  # uvloop's, when the socket broke a moment ago
+            return False
+        return True
 
     async def wait_closed(self) -> None:
         """Wait for the end, not for ever: the end of a connection whose TLS handshake failed is never told."""

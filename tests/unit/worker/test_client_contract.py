@@ -180,6 +180,21 @@ async def test_a_chunk_leaves_in_the_turn_in_which_it_is_sent(
     assert worker.client.unsent_bytes > len(b"PUB out 0\r\n\r\n"), "behind what waits"
 
 
+async def test_chunks_larger_than_the_socket_takes_arrive_whole_and_in_order(
+    connect: Connect, nats_server: NatsServer
+) -> None:
+    worker, reader = await connect(nats_server), await connect(nats_server)
+    received: list[bytes] = []
+    await reader.client.subscribe_hot("out", lambda batch: received.extend(raw[3] for raw in batch))
+    await reader.client.flush()
+    payloads = [b"%04d" % number * 200_000 for number in range(40)]
+    for payload in payloads:
+        worker.client.send(b"PUB out %d\r\n%b\r\n" % (len(payload), payload), 1)
+        await asyncio.sleep(0)
+    await until(lambda: len(received) == 40)
+    assert received == payloads
+
+
 async def test_unsent_bytes_go_to_zero_and_when_flushed_calls_back(
     connect: Connect, nats_server: NatsServer
 ) -> None:

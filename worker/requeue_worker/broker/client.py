@@ -274,18 +274,12 @@ class BulkClient(Client):  # type: ignore[misc, unused-ignore]
 
         At once where nothing waits before them: through nats-py's flusher task they leave a turn of the loop later.
         """
-        transport = self._transport
-        if (
-            self.is_connected
-            and not self._pending
-            and isinstance(transport, WideTransport)
-            and transport.send_now(chunk)
-        ):
-            self.stats["out_msgs"] += messages
+        self.stats["out_msgs"] += messages
+        transport, is_first = self._transport, self.is_connected and not self._pending
+        if is_first and isinstance(transport, WideTransport) and transport.send_now(chunk):
             return
         self._pending.append(chunk)
         self._pending_data_size += len(chunk)
-        self.stats["out_msgs"] += messages
         if self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 

@@ -9,7 +9,7 @@ from requeue_worker.app import Worker
 from requeue_worker.scheduler import UNSENT_BYTES
 from requeue_worker.storage import store
 
-__all__ = ["FAIR_SLOTS", "UNSENT_BYTES", "check_memory", "patch"]
+__all__ = ["FAIR_SLOTS", "UNSENT_BYTES", "check_memory", "patch", "wake_ups"]
 
 TINY = {
     "TICK_MESSAGES": 5,
@@ -40,6 +40,9 @@ def check_memory(worker: Worker) -> None:
         len(value) for queue in worker._registry for lane in queue.lanes.values() for _, value in lane.ready
     )
     assert ready == worker._scheduler.read_ahead.ready_bytes
-    scheduler = worker._scheduler
-    wakes = sum(map(len, (scheduler._lane_wakes, scheduler._queue_wakes, scheduler.read_ahead._heads)))
-    assert wakes < 400, "wake-ups pile up"
+    assert wake_ups(worker._scheduler) < 400, "wake-ups pile up"
+
+
+def wake_ups(of: scheduler.Scheduler) -> int:
+    """How many wake-ups its heaps hold, replaced ones too."""
+    return sum(map(len, (of._lane_wakes, of._queue_wakes, of.read_ahead._heads)))

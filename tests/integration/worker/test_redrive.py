@@ -287,9 +287,8 @@ async def test_a_worker_that_stops_ends_its_jobs_and_knows_the_rest_at_its_next_
     worker = await start()
     await kill(worker, 20)
     await ask(nc, "redrive", rate=0.01)
-    await until(
-        lambda: worker.worker.counts.redriven
-    )  # it dies again at once: fewer dead are there for a moment
+    # By its count: it dies again at once, so that fewer are dead for a moment only.
+    await until(lambda: worker.worker.counts.redriven)
     await worker.stop()
     again = await start()
     await until(lambda: len(again.dead()) == 20)  # the one that was redriven has died again

@@ -86,6 +86,31 @@ async def test_the_worker_frees_names_by_itself_when_it_gets_crowded(start: Star
     await until(lambda: len(known(worker)) < 10)
 
 
+async def test_queues_that_are_used_again_and_again_stay_when_it_gets_crowded(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    await Handler.listen(nc, "jobs.>", answer=lambda msg: msg.ack())
+    retirement = worker.worker._retirement
+
+    async def use(*names: str) -> None:
+        for name in names:
+            await worker.publish("jobs.a", queue=name)
+            await worker.until_empty(name)
+        await worker.idle()
+        await until(lambda: not any(queue.in_ring for queue in worker.worker._registry))
+
+    await use("used", "used-too", "once")
+    await retirement.retire(at_once=False)
+    await use("used", "used-too", "short-lived")
+
+    await retirement.retire(at_once=True, down_to=2)
+    assert known(worker) == rows(worker) == {"used", "used-too"}
+    await use("used", "used-too")
+    await retirement.retire(at_once=True, down_to=1)
+    assert len(known(worker)) == 1
+
+
 async def test_queues_that_hold_something_or_are_configured_or_paused_stay(
     start: StartWorker, nc: Client
 ) -> None:

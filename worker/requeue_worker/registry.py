@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 
 from requeue_protocol.errors import QueueFull
@@ -28,6 +29,7 @@ class QueueRegistry:
         self._policy_for = policy_for
         self._intake = intake
         self._max_queues = max_queues
+        self.crowd = math.ceil(max_queues * CROWDED)  #: with so many it is crowded
         self._configured = frozenset(configured)
         #: one for each distinct pair of lists: it remembers subjects, and a million queues must not each do so
         self._rules_by_lists: dict[tuple[tuple[str, ...], tuple[str, ...]], SubjectRules] = {}
@@ -49,7 +51,7 @@ class QueueRegistry:
         """The queue of this name, made when new. Raises QueueFull beyond `max_queues`."""
         queue = self._queues.get(name)
         if queue is None:
-            if len(self._queues) + 1 >= self._max_queues * CROWDED:
+            if len(self._queues) + 1 >= self.crowd:
                 self.crowded()
             if len(self._queues) >= self._max_queues and name != INVALID_QUEUE:
                 raise QueueFull(

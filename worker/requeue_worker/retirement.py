@@ -2,7 +2,8 @@
 
 Any client can name a queue, so names must not add up. A queue is *idle* when nothing of it is pending, dead, in flight,
 on its way to disk or being read, it isn't paused, and the configuration doesn't name it. An idle queue leaves after two
-looks between which nothing came through it, and at once when the worker starts or `max_queues` is near.
+looks between which nothing came through it, and at once when the worker starts. When `max_queues` is near, new ones leave at
+once too, and others until it is not near any more: what is used again and again would only be made anew each time.
 
 Order: memory first. A crash before the row is gone leaves a row of an empty queue, which leaves at the next start. A
 name that is used again meanwhile is a new queue; its row is written with its first message, behind that commit.
@@ -43,16 +44,17 @@ class Retirement:
         self._clock = clock
         self._held = held
         self._forget = forget
-        #: idle queues at the last look, and how often a message of theirs had moved by then
+        #: the queues at the last look, and how often a message of theirs had moved by then
         self._seen: dict[QueueState, int] = {}
         self._crowded = asyncio.Event()
         registry.crowded = self._crowded.set
 
     async def retire_forever(self) -> None:
         """Look at the start, now and then, and when it is getting crowded."""
-        at_once = True
+        at_once, down_to = True, 0
         while True:
-            await self.retire(at_once)
+            await self.retire(at_once, down_to)
+            down_to = self._registry.crowd - 1
             if at_once:
                 await asyncio.sleep(CROWDED_WAIT_S)
             at_once = await self._is_crowded_within(LOOK_S)
@@ -65,21 +67,24 @@ class Retirement:
         self._crowded.clear()
         return crowded
 
-    async def retire(self, at_once: bool) -> None:
-        """Let idle queues go, and return when their rows are gone; without `at_once` those of the last look alone."""
-        now_ns = self._clock()
+    async def retire(self, at_once: bool, down_to: int = 0) -> None:
+        """Let idle queues go, and return when their rows are gone: those that nothing came through since the last look.
+
+        `at_once`: also those that are new since, and others until `down_to` queues are left.
+        """
+        now_ns, seen = self._clock(), self._seen
         idle = [queue for queue in self._registry if self._is_idle(queue, now_ns)]
-        seen, self._seen = self._seen, {}
-        names = []
-        for queue in idle:
-            moves = _moves(queue)
-            if at_once or seen.get(queue) == moves:
-                self._registry.remove(queue)
-                self._forget(queue)
-                names.append(queue.name)
-            else:
-                self._seen[queue] = moves
-        if names:
+        leaving = [queue for queue in idle if seen.get(queue) == _moves(queue)]
+        if at_once:
+            leaving += [queue for queue in idle if queue not in seen]
+            used = [queue for queue in idle if queue in seen and seen[queue] != _moves(queue)]
+            leaving += used[: max(0, len(self._registry) - len(leaving) - down_to)]
+        for queue in leaving:
+            self._registry.remove(queue)
+            self._forget(queue)
+        self._seen = {queue: _moves(queue) for queue in self._registry}
+        if leaving:
+            names = [queue.name for queue in leaving]
             await self._committer.commit(_RemoveRows(self._registry, names))
 
     def _is_idle(self, queue: QueueState, now_ns: int) -> bool:

@@ -199,6 +199,7 @@ def bench(
         worker_config=worker_config,
         jetstream=bool({"jetstream", schedules.SYSTEM} & set(peer)),
         shards=shards,
+        queues=max(queues),
         cores=cores,
     )
     _leave(cores)

@@ -64,12 +64,16 @@ def _rss(usage: Usage | None) -> float | None:
     return usage.rss_mb if usage else None
 
 
+_LEAST_PLACES = 10_000  #: `max_queues` by default
+
+
 class Lab:
     """Makes systems to measure. Everything of its own is stopped and removed at its end.
 
     `server_url`: measure what runs there instead. `jetstream`: the own server gets a JetStream (for the
     peer). `directory`: where the own data goes, on the disk that is to be measured; None = the system's
-    temporary directory. `shards`, `cores`: of the own worker; no cores = any.
+    temporary directory. `shards`, `cores`: of the own worker; no cores = any. `queues`: that it has room
+    for, unless `worker_config` says: a worker that is short of places lets idle queues go all the time.
     """
 
     def __init__(
@@ -80,12 +84,14 @@ class Lab:
         worker_config: Path | None = None,
         jetstream: bool = False,
         shards: int = 1,
+        queues: int = 1,
         cores: Collection[int] = (),
     ) -> None:
         self._given_url = server_url
         self._parent = directory
-        self._worker_args = ["--config", str(worker_config)] if worker_config is not None else []
-        self._worker_args += ["--shards", str(shards)] if shards > 1 else []
+        self._worker_config = worker_config
+        self._queues = queues
+        self._shards_args = ["--shards", str(shards)] if shards > 1 else []
         self._shards = shards
         self._cores = cores
         self._jetstream = jetstream
@@ -144,7 +150,11 @@ class Lab:
         assert self._server is not None
         self._made += 1
         data_dir = self.root / f"worker-{self._made}"
-        args = self._worker_args
+        config = self._worker_config
+        if config is None:
+            config = self.root / "worker.yaml"
+            config.write_text(f"max_queues: {max(_LEAST_PLACES, 2 * self._queues)}\n")
+        args = ["--config", str(config), *self._shards_args]
         with WorkerProcess(self._server.url, data_dir, args=args, cores=self._cores) as worker:
             await asyncio.to_thread(worker.start)
             yield System(self._server.url, self._server, worker)

@@ -40,6 +40,12 @@ class Swap(StrEnum):
     ARRIVED_FORGOTTEN = "what became durable during a read is not remembered"
     RELEASED_FORGOTTEN = "what was removed during a read is let go at once"
     READ_AGAIN = "a read brings in what is in memory already"
+    RETAINED_OVER_UNREAD = "what is retained moves the cursor over what is not read yet"
+    RETAINED_UNCLAIMED = "what is retained is not claimed until it is durable"
+    RETAINED_TWICE = (
+        "a retry to the key that the message has is retained, and the removal of that key lets go of it"
+    )
+    RETAINED_BELOW_CHECKPOINT = "what is retained leaves the checkpoint where it is"
     REKEYED_UNKNOWN = "a re-keyed delivery is not known under its new key"
     REKEYED_TO_RELEASED = "a delivery re-keyed to a key that it had before is let go when a read comes back"
     REKEY_AFTER_REPLY = "a delivery is re-keyed although it was answered"
@@ -68,7 +74,8 @@ class Batch(NamedTuple):
     counter: int
     acks: frozenset[int]  #: messages
     released: frozenset[int]
-    lowest: int | None  #: smallest key inserted
+    lowest: int | None  #: smallest key inserted that is not retained
+    retained: frozenset[int]
     landed: bool = False
 
 
@@ -243,12 +250,17 @@ class CommitModel(Model[Lane]):
             return
         work = bool(at.settled or at.moves or at.rekeys or at.late_puts)
         for came, state in self._accepted(at):
-            if came or work:
-                yield Step(f"seal{came}", self._sealed(state, checkpoints_due=False), own=not came)
-            if (
-                came or work or at.top != self._lowest_unsettled(at)
-            ):  # `Committer.checkpoint` needs no other work
-                yield Step(f"seal{came} checkpoints", self._sealed(state, checkpoints_due=True), own=not came)
+            # `ReadAhead.retain_until`: nothing, or what is due by then.
+            for until in range(-1, self.size.times if came or at.moves else 0):
+                retain = f" retain@{until}" if until >= 0 else ""
+                if came or work:
+                    sealed = self._sealed(state, until, checkpoints_due=False)
+                    yield Step(f"seal{came}{retain}", sealed, own=not came)
+                if (
+                    came or work or at.top != self._lowest_unsettled(at)
+                ):  # `Committer.checkpoint` needs no other work
+                    sealed = self._sealed(state, until, checkpoints_due=True)
+                    yield Step(f"seal{came}{retain} checkpoints", sealed, own=not came)
 
     def _accepted(self, at: Lane) -> Iterator[tuple[str, Lane]]:
         """What may have come in: nothing, or the next messages, due at any time."""
@@ -260,7 +272,7 @@ class CommitModel(Model[Lane]):
                 for more, rest in self._accepted(state):
                     yield came + more, rest
 
-    def _sealed(self, at: Lane, *, checkpoints_due: bool) -> Lane:
+    def _sealed(self, at: Lane, retain_until: int, *, checkpoints_due: bool) -> Lane:
         """`Transaction`: insert_new, remove_settled, the changes' apply (`Rekey.apply` among them), seal."""
         in_flight, unsettled, released, moves = at.in_flight, at.unsettled, at.released, set(at.moves)
         for old, new in sorted(at.rekeys):
@@ -280,21 +292,41 @@ class CommitModel(Model[Lane]):
         if self.swap is Swap.INSERT_IN_A_LATER_WRITE:
             puts, late_puts = at.new | at.late_puts, moved
         counted = at.counted + len(at.new) - len(at.settled)
-        lowest = min(puts, default=None)
-        top = self._lowest_unsettled(at._replace(unsettled=unsettled)) if checkpoints_due else at.top
-        if lowest is not None and self.swap is not Swap.CHECKPOINT_NOT_LOWERED:
-            top = min(top, 2 * lowest)
+        may_stay = puts & (at.new | {new for _, new in at.moves})  # a re-keyed one is in flight
+        retained = self._retained(at, [key for key in may_stay if self.time(key) <= retain_until])
+        cursor, top = max([at.cursor, *(2 * key + 1 for key in retained)]), at.top
+        if self.swap is not Swap.RETAINED_UNCLAIMED:
+            unsettled |= retained
+        if checkpoints_due:
+            top = self._lowest_unsettled(at._replace(unsettled=unsettled, cursor=cursor))
+        lowest = min(puts - retained, default=None)
+        lowers = lowest if self.swap is Swap.RETAINED_BELOW_CHECKPOINT else min(puts, default=None)
+        if lowers is not None and self.swap is not Swap.CHECKPOINT_NOT_LOWERED:
+            top = min(top, 2 * lowers)
         acks = frozenset(map(self.message, at.new))
-        batch = Batch(puts, at.settled | (left - moved), top, counted, acks, at.settled | left, lowest)
+        batch = Batch(
+            puts, at.settled | (left - moved), top, counted, acks, at.settled | left, lowest, retained
+        )
         sealed = at._replace(
             new=NO_KEYS, settled=NO_KEYS, moves=frozenset(), rekeys=frozenset(), late_puts=late_puts,
-            batch=batch, top=top, counted=counted, unsettled=unsettled, released=released, in_flight=in_flight,
+            batch=batch, top=top, cursor=cursor, counted=counted, unsettled=unsettled, released=released,
+            in_flight=in_flight,
         )  # fmt: skip
         if self.swap is Swap.ACK_BEFORE_FSYNC:
             sealed = sealed._replace(acked=at.acked | acks)
         if self.swap is Swap.REPLAY_BEFORE_FSYNC:
             sealed = self._inserted(sealed, batch)
         return sealed
+
+    def _retained(self, at: Lane, keys: list[int]) -> frozenset[int]:
+        """`Lane.retain`: those of the keys that need no read. Their order makes no difference."""
+        if at.read is not None:
+            return NO_KEYS
+        if self.swap is not Swap.RETAINED_TWICE:
+            keys = [key for key in keys if key not in at.unsettled]
+        if self.swap is not Swap.RETAINED_OVER_UNREAD:
+            keys = [key for key in keys if 2 * key < at.cursor or at.head is None or self.time(key) < at.head]
+        return frozenset(keys)
 
     def _lowest_unsettled(self, at: Lane) -> int:
         """`Lane.lowest_unsettled`."""
@@ -329,6 +361,9 @@ class CommitModel(Model[Lane]):
             state = state._replace(released=at.released | batch.released)
         else:
             state = state._replace(unsettled=at.unsettled - batch.released)
+        if self.swap is Swap.RETAINED_UNCLAIMED:
+            state = state._replace(unsettled=state.unsettled | batch.retained)
+        state = state._replace(ready=state.ready | batch.retained)
         if self.swap is not Swap.REPLAY_BEFORE_FSYNC:
             state = self._inserted(state, batch)
         if self.swap is not Swap.RESCHEDULE_BY_OLD_LOOK:

@@ -31,6 +31,10 @@ FOUND_BY = {
     Swap.ARRIVED_FORGOTTEN: {CURSOR},
     Swap.RELEASED_FORGOTTEN: {STALE},
     Swap.READ_AGAIN: {ONCE},
+    Swap.RETAINED_OVER_UNREAD: {CURSOR},
+    Swap.RETAINED_UNCLAIMED: {ONCE},
+    Swap.RETAINED_TWICE: {CURSOR},
+    Swap.RETAINED_BELOW_CHECKPOINT: {CHECKPOINT},
     Swap.REKEYED_UNKNOWN: {ONCE},
     Swap.REKEYED_TO_RELEASED: {ONCE},
     Swap.REKEY_AFTER_REPLY: {COUNTERS},
@@ -87,6 +91,8 @@ def test_larger_sizes(size: Size) -> None:
 def test_a_swapped_ordering_is_found(swap: Swap) -> None:
     deep = swap is Swap.REKEYED_TO_RELEASED  # 21 steps: what it needs, and no more
     size = Size(messages=1, crashes=0, retries=0, rekeys=1, reschedules=1) if deep else EVERYTHING_ONCE
+    if swap is Swap.RETAINED_OVER_UNREAD:  # by one message, of another
+        size = Size(messages=2, crashes=0, retries=0)
     violation = explore(CommitModel(size, swap)).violation
     assert violation is not None, swap
     assert violation.broken >= FOUND_BY[swap], violation

@@ -48,10 +48,13 @@ class Pair:
         self.compare(step.name)
 
     def do_seal(self, words: list[str], _: Lane) -> None:
+        self.rig.retain_until_ns = 0
         if self.rig.store.sealed:
             return
         for word in words:
-            if word != "checkpoints":
+            if word.startswith("retain@"):
+                self.rig.retain_until_ns = START_NS + int(word.removeprefix("retain@")) * S
+            elif word != "checkpoints":
                 number, time = word[1:].split("@")
                 message = new_message(self.lane, b"%04d" % int(number), at_ns=START_NS + int(time) * S)
                 self.lane.queue.waiting += 1
@@ -71,6 +74,7 @@ class Pair:
 
     def do_finish(self, _: list[str], __: Lane) -> None:
         self.rig.mono_ns += 1
+        self.rig.retain_until_ns = 0  # of a batch that is made at once
         self.rig.finish()
 
     def do_ask(self, words: list[str], _: Lane) -> None:
@@ -130,15 +134,18 @@ class Pair:
             assert head == at.head, name
 
     def key(self, key: bytes) -> int:
-        return self.model.key((parse_message_key(key)[2] - START_NS) // S, self.numbers[key[-16:]])
+        return self.model.key((parse_message_key(key)[2] - START_NS) // S, self.number(key[-16:]))
+
+    def number(self, message_id: bytes) -> int:
+        """Of a message. One in a batch that is sealed was never seen on disk: the ids count up with the messages."""
+        return self.numbers.get(message_id, int.from_bytes(message_id[8:], "big") - 1)
 
     def position(self, raw: bytes) -> int:
         """Twice the number of the first key at or beyond it, one less when it lies just behind a key."""
         size = len(self.lane.prefix) + TIME.size + 16
         if raw[len(self.lane.prefix) :].startswith(b"\xff"):
             return 2 * SIZE.times * SIZE.messages
-        # A batch that is sealed has keys that were never seen on disk: their ids count up with the messages.
-        number = self.numbers.get(raw[size - 16 : size], int.from_bytes(raw[size - 8 : size], "big") - 1)
+        number = self.number(raw[size - 16 : size])
         time_ns = int.from_bytes(raw[size - 24 : size - 16], "big")
         return 2 * self.model.key((time_ns - START_NS) // S, number) + (len(raw) > size)
 

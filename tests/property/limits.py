@@ -7,7 +7,7 @@ from requeue_worker import readahead, scheduler
 from requeue_worker.allowance import FAIR_SLOTS
 from requeue_worker.app import Worker
 from requeue_worker.scheduler import UNSENT_BYTES
-from requeue_worker.storage import store
+from requeue_worker.storage import queues, store, transaction
 
 __all__ = ["FAIR_SLOTS", "UNSENT_BYTES", "check_memory", "patch", "wake_ups"]
 
@@ -21,6 +21,9 @@ TINY = {
     "HOP_MESSAGES": 3,
     "READY_BYTES": 1500,
     "LANE_READ_NS": 50_000_000,
+    "RETAIN_NS": 300_000_000,
+    "RETAIN_MOST": 3,
+    "FLOOD": 2,
     "QUANTUM": 3,
     "SEND_CHUNK": 2,
 }
@@ -30,7 +33,9 @@ def patch(patches: pytest.MonkeyPatch, tiny: bool) -> None:
     """Put tiny limits in place of the real ones, until `patches` is undone."""
     if tiny:
         for name, value in TINY.items():
-            [module] = [each for each in (readahead, scheduler, store) if hasattr(each, name)]
+            [module] = [
+                each for each in (readahead, scheduler, store, queues, transaction) if hasattr(each, name)
+            ]
             patches.setattr(module, name, value)
 
 

@@ -13,12 +13,14 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import pytest
 from requeue_protocol.policy import QueuePolicy
 from requeue_worker.counts import Counts
 from requeue_worker.errors import CommitError
+from requeue_worker.readahead import ReadAhead
 from requeue_worker.record import (
     HAS_CLIENT_ID,
     HEAD_STATIC,
@@ -28,6 +30,7 @@ from requeue_worker.record import (
 )
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.storage import committer as committing
+from requeue_worker.storage import transaction as transactions
 from requeue_worker.storage.committer import Committer
 from requeue_worker.storage.keys import (
     META_QUEUE,
@@ -180,6 +183,8 @@ class Rig:
         self.acked: list[NewMessage] = []
         self.refused: list[NewMessage] = []
         self.earlier: list[Lane] = []
+        #: what is sealed from now on is retained when it is due until then
+        self.retain_until_ns = 0
         self.errors: list[CommitError] = []
         self._patches = pytest.MonkeyPatch()
         self._patches.setattr(committing, "time", _Time(self))
@@ -190,6 +195,7 @@ class Rig:
     def open(self) -> None:
         self.registry = make_registry()
         self.counts = Counts()
+        self.read_ahead: Any = SimpleNamespace(ready_bytes=0)  #: all that its methods for one lane need
         self.store = SteppedStore.open(self.data_dir, INSTANCE, self.registry)
         assert isinstance(self.store, SteppedStore)
         self.committer = Committer(
@@ -198,11 +204,18 @@ class Rig:
             lambda: self.now_ns,
             on_durable=self.acked.extend,
             on_earlier=self.earlier.extend,
+            room=self._room,
+            on_retained=lambda messages: self.earlier.extend(ReadAhead.retain(self.read_ahead, messages)),
             on_failed=self._on_failed,
         )
         # A random epoch decides the order of keys with equal times: a run could not be repeated.
         self._opened += 1
         self.committer._ids = Ids(hashlib.sha256(b"%d %d" % (self.salt, self._opened)).digest()[:8])
+
+    def _room(self) -> int:
+        """Room for all that is due until `retain_until_ns`."""
+        self._patches.setattr(transactions, "RETAIN_NS", self.retain_until_ns - self.now_ns)
+        return 1 << 30
 
     def _on_failed(self, error: CommitError, messages: list[NewMessage]) -> None:
         self.errors.append(error)

@@ -12,7 +12,6 @@ from requeue_worker.app import Worker
 from requeue_worker.inflight import Delivery, InFlight
 from requeue_worker.replayer import Replayer
 from requeue_worker.scheduler import Scheduler
-from requeue_worker.storage.keys import time_of
 from requeue_worker.storage.queues import NEVER, Lane, QueueState
 from requeue_worker.wakeups import WakeUps
 
@@ -56,10 +55,15 @@ def _reconnect_wakes_nobody(plant: pytest.MonkeyPatch) -> None:
 
 
 def _cursor_is_not_lowered(plant: pytest.MonkeyPatch) -> None:
-    def note(lane: Lane, key: bytes) -> bool:
-        return lane._advance_head(time_of(key))
+    note = Lane.note_durable_insert
 
-    plant.setattr(Lane, "note_durable_insert", note)
+    def leave(lane: Lane, key: bytes) -> bool:
+        cursor = lane.cursor
+        earlier = note(lane, key)
+        lane.cursor = cursor
+        return earlier
+
+    plant.setattr(Lane, "note_durable_insert", leave)
 
 
 def _what_arrives_during_a_read_is_forgotten(plant: pytest.MonkeyPatch) -> None:
@@ -99,6 +103,22 @@ def _a_commit_wakes_nobody(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(Scheduler, "lanes_earlier", lambda *_: None)
 
 
+def _what_is_retained_wakes_nobody(plant: pytest.MonkeyPatch) -> None:
+    plant.setattr(Scheduler, "retained", lambda scheduler, messages: scheduler.read_ahead.retain(messages))
+
+
+def _what_is_retained_is_not_claimed(plant: pytest.MonkeyPatch) -> None:
+    retain = Lane.retain
+
+    def forget(lane: Lane, key: bytes) -> bool:
+        retained = retain(lane, key)
+        if retained:
+            del lane.unsettled[key]
+        return retained
+
+    plant.setattr(Lane, "retain", forget)
+
+
 def _timeouts_are_not_waited_for(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(InFlight, "next_wake_ns", lambda _: None)
 
@@ -136,6 +156,8 @@ def _a_queue_is_not_due_after_a_restart(plant: pytest.MonkeyPatch) -> None:
         _no_token_or_pause_wakes_a_queue,
         _a_drained_socket_wakes_nobody,
         _a_commit_wakes_nobody,
+        _what_is_retained_wakes_nobody,
+        _what_is_retained_is_not_claimed,
         _timeouts_are_not_waited_for,
         _a_read_brings_back_what_is_in_flight,
         _a_queue_is_not_due_after_a_restart,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -45,6 +44,7 @@ PRIORITIES = (0, 4)
 CLIENT_IDS = (b"x", b"y\xff")
 OFFSETS = st.sampled_from([-50 * MS, -1, 0, 0, 1, 5 * MS, 50 * MS, 500 * MS])
 DELAYS = st.sampled_from([0, 0, 0, 1, 5 * MS, 50 * MS, 500 * MS])
+RETAIN = st.sampled_from([-(10**18), 0, 5 * MS, 10**9])
 TTLS = st.sampled_from([0, 0, 0, 1, 20 * MS])
 PICK = st.integers(0, 10_000)
 LUCK = st.integers(0, 4)  # the end of a life is rare, so that lives are long enough for something to go wrong
@@ -111,7 +111,6 @@ class StorageMachine(RuleBasedStateMachine):
         self.asked: list[Asked] = []
         #: dead letters that somebody is removing, by payload
         self.leaving: set[bytes] = set()
-        self.read_ahead: Any = SimpleNamespace(ready_bytes=0)
         committer = self.rig.committer
         seal = committer._seal
 
@@ -129,7 +128,7 @@ class StorageMachine(RuleBasedStateMachine):
             "rig",
             lambda: self.rig.now_ns,
             self.rig.counts,
-            withdraw=lambda lane, key, value: ReadAhead.withdraw(self.read_ahead, lane, key, value),
+            withdraw=lambda lane, key, value: ReadAhead.withdraw(self.rig.read_ahead, lane, key, value),
         )
         self.looked: list[Looked] = []
         self.changes = Changes(
@@ -140,7 +139,7 @@ class StorageMachine(RuleBasedStateMachine):
             lambda: self.rig.now_ns,
             self.rig.counts,
             Turns(lambda: self.rig.counts.intake_messages),
-            withdraw_all=lambda lane, items: ReadAhead.withdraw_all(self.read_ahead, lane, items),
+            withdraw_all=lambda lane, items: ReadAhead.withdraw_all(self.rig.read_ahead, lane, items),
             has_room=lambda: True,
         )
 
@@ -297,7 +296,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     def _dispatch(self, lane: Lane) -> None:
         key, value = lane.ready.popleft()
-        self.read_ahead.ready_bytes -= len(value)
+        self.rig.read_ahead.ready_bytes -= len(value)
         record = decode(value)
         assert record.payload not in self.in_flight, "one copy in flight"
         assert lane.unsettled[key] is None
@@ -343,7 +342,7 @@ class StorageMachine(RuleBasedStateMachine):
         lanes = self._ready()
         lane = lanes[pick % len(lanes)]
         key, value = lane.ready.popleft()
-        self.read_ahead.ready_bytes -= len(value)
+        self.rig.read_ahead.ready_bytes -= len(value)
         self._bury_or_drop(lane, key, value, drops)
 
     def _bury_or_drop(self, lane: Lane, key: bytes, value: bytes, drops: bool) -> None:
@@ -475,9 +474,10 @@ class StorageMachine(RuleBasedStateMachine):
     # -- commits ---------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self._alive and not self.rig.store.sealed)
-    @rule(checkpoints=st.booleans())
-    def seal(self, checkpoints: bool) -> None:
+    @rule(checkpoints=st.booleans(), retain_ns=RETAIN)
+    def seal(self, checkpoints: bool, retain_ns: int) -> None:
         self.rig.mono_ns += 10**9 if checkpoints else 1
+        self.rig.retain_until_ns = self.rig.now_ns + retain_ns
         self.rig.seal()
 
     @precondition(lambda self: self._alive and self.rig.store.sealed and not self.rig.store.landed)
@@ -640,7 +640,7 @@ class StorageMachine(RuleBasedStateMachine):
         assert result is not None
         in_memory = set(lane.unsettled)
         fresh = lane.note_read(result.records, result.next_key, result.more)
-        self.read_ahead.ready_bytes += sum(len(value) for _, value in fresh)
+        self.rig.read_ahead.ready_bytes += sum(len(value) for _, value in fresh)
         assert [key for key, _ in fresh] == [key for key, _ in result.records if key not in in_memory]
         for _, value in fresh:
             assert decode(value).payload not in self.in_flight, "what is in flight is not read again"

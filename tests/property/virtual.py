@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import pytest
 from requeue_protocol.envelope import build_envelope
 from requeue_worker import alarm, app, dispatch, replayer, scheduler
-from requeue_worker.broker.parser import Consumer
+from requeue_worker.broker.parser import Consumer, Raw
 from requeue_worker.registry import QueueRegistry
 from requeue_worker.settings import Settings
 from requeue_worker.storage import committer
@@ -238,9 +238,24 @@ class VirtualWorker:
         if headers:
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             block = f"NATS/1.0\r\n{lines}\r\n".encode()
-        data = build_envelope(subject=subject, payload=payload, **envelope)
+        self._take_in(
+            [
+                (
+                    b"requeue.x",
+                    ack.encode(),
+                    block,
+                    build_envelope(subject=subject, payload=payload, **envelope),
+                )
+            ]
+        )
+
+    def take_in(self, envelopes: Iterable[bytes]) -> None:
+        """All of these come in with one read of the socket."""
+        self._take_in([(b"requeue.x", b"", None, envelope) for envelope in envelopes])
+
+    def _take_in(self, messages: list[Raw]) -> None:
         assert self.broker.intake is not None
-        self._call(lambda: self.broker.intake([(b"requeue.x", ack.encode(), block, data)]))  # type: ignore[misc]
+        self._call(lambda: self.broker.intake(messages))  # type: ignore[misc]
 
     def reply(self, sent: Sent, payload: bytes = b"", headers: bytes | None = None) -> None:
         """A handler answers a replay."""

@@ -126,6 +126,8 @@ class Worker:
             self._clock,
             on_durable=self._on_durable,
             on_earlier=lambda lanes: self._scheduler.lanes_earlier(lanes),
+            room=lambda: self._scheduler.read_ahead.room,
+            on_retained=lambda messages: self._scheduler.retained(messages),
             on_failed=self._on_failed,
         )
         self._dead_letters = DeadLetters(

@@ -42,7 +42,7 @@ class Requeue:
             extras.remember(self.attempt)
             value = encode(record, attempts=self.attempt.number, extras=extras)
         new_key = retimed(self.key, key_time_ns(self.due_ns, record.deadline_ns))
-        transaction.rewrite(self.lane, self.key, new_key, value, record.client_id)
+        transaction.requeue(self.lane, self.key, new_key, value, record.client_id)
 
     def durable(self) -> None:
         """Nothing waits for it."""

@@ -1,4 +1,4 @@
-"""Reading ahead: what is due at once or shortly, from disk into `Lane.ready`, bounded in bytes.
+"""Reading ahead: what is due at once or shortly, from disk into `Lane.ready`, bounded in bytes; and what needs no read.
 
     want(lane) ──> start: up to READ_LANES lanes in one hop to the read thread ──> on_read(lanes)
         └──> heads, until it is time ──┘
@@ -10,7 +10,7 @@ together with others. What it brings back goes out with a later tick. A lane tha
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,6 +22,7 @@ from requeue_worker.record import HEAD
 from requeue_worker.storage.keys import TIME, time_of
 from requeue_worker.storage.queues import NEVER, Lane
 from requeue_worker.storage.store import ReadRequest, ReadResult
+from requeue_worker.storage.transaction import Retained
 from requeue_worker.wakeups import WakeUps
 
 READ_LIMIT: Final = 2048  #: messages in a read of a lane of weight 100; with 1024 a replay costs 15 % more
@@ -121,6 +122,28 @@ class ReadAhead:
         lane.unsettled.update([(key, None) for key, _ in items])
         return items
 
+    # -- in from a commit ------------------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """Bytes that a commit may retain: half of all that may be in memory is for what is read."""
+        return READY_BYTES // 2 - self.ready_bytes
+
+    def retain(self, messages: Iterable[Retained]) -> list[Lane]:
+        """Take what `Lane.retain` has claimed, now that it is on disk. Returns its lanes."""
+        lanes: dict[Lane, None] = {}
+        for lane, key, value in messages:
+            ready, item = lane.ready, (key, value)
+            if ready and key < ready[-1][0]:
+                insort(ready, item)
+            else:
+                ready.append(item)
+            self.ready_bytes += len(value)
+            lanes[lane] = None
+            if (deadline := value[_DEADLINE]) != _NO_DEADLINE:
+                lane.expires_ns = min(lane.expires_ns, int.from_bytes(deadline, "big"))
+        return list(lanes)
+
     def forget(self, lane: Lane) -> None:
         """Its queue leaves: nobody wants to read it any more."""
         self._wanted.pop(lane, None)
@@ -144,8 +167,8 @@ class ReadAhead:
 
         0 where enough is there: none is needed before some of that is sent, and then the lane is wanted again.
         """
-        # What came since is due before what is there: a head of 0 is not known, and says nothing.
-        overtaken = lane.ready and 0 < lane.head_due_ns < time_of(lane.ready[0][0])
+        # What came since is due before what is there; so may be what is on disk while nothing is known of that.
+        overtaken = lane.ready and lane.head_due_ns < time_of(lane.ready[0][0])
         # Half is for lanes that have nothing: one blocked queue must not slow down all. Beyond all of it an earlier
         # message is read still: what is there may not be due for an hour, when the clock was put back.
         if lane.ready and self.ready_bytes >= (2 * READY_BYTES if overtaken else READY_BYTES // 2):
@@ -200,7 +223,11 @@ class ReadAhead:
             lane.reading = True
             # At least up to its head, unless the clock was put back since.
             from_ns = min(max(lane.head_due_ns, now_ns + READ_LEAD_NS), now_ns + LONGEST_LEAD_NS)
-            requests.append(ReadRequest(lane, lane.cursor, from_ns + READ_AHEAD_NS, 1 if full else limit))
+            until_ns = from_ns + READ_AHEAD_NS
+            if lane.ready:
+                # Over all that was retained: then what comes next is known, and need not be read either.
+                until_ns = max(until_ns, time_of(lane.ready[-1][0]))
+            requests.append(ReadRequest(lane, lane.cursor, until_ns, 1 if full else limit))
         self._reading = True
         self._read(requests).add_done_callback(partial(self._finish, requests))
 

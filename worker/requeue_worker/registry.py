@@ -11,7 +11,7 @@ from requeue_protocol.subjects import SubjectRules
 from requeue_worker.counts import Counts
 from requeue_worker.storage.queues import INVALID_QUEUE, QueueState
 
-CROWDED = 0.9  #: of `max_queues`: from here on idle queues leave at once
+CROWDED = 0.9  #: of `max_queues`: from here on idle queues leave at once, until there are fewer
 
 
 class QueueRegistry:

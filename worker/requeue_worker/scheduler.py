@@ -27,6 +27,7 @@ from requeue_worker.replayer import Replayer
 from requeue_worker.storage.keys import time_of
 from requeue_worker.storage.queues import NEVER, Lane, QueueState
 from requeue_worker.storage.store import ReadRequest, ReadResult
+from requeue_worker.storage.transaction import Retained
 from requeue_worker.wakeups import WakeUps
 
 TICK_MESSAGES: Final = 1024  #: a tick sends so many at most, then the loop gets its turn
@@ -104,6 +105,10 @@ class Scheduler:
         for lane in lanes:
             self._look(lane, now_ns)
         self.request_tick()
+
+    def retained(self, messages: Iterable[Retained]) -> None:
+        """A commit brought messages that are due shortly, and need no read."""
+        self.lanes_earlier(self.read_ahead.retain(messages))
 
     def freed(self, queues: Iterable[QueueState]) -> None:
         """Slots of these queues became free."""

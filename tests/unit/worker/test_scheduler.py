@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requeue_protocol.envelope import build_envelope
 from requeue_protocol.headers import build_headers
 from requeue_worker import readahead
 from requeue_worker.allowance import FAIR_SLOTS
@@ -17,9 +18,11 @@ from requeue_worker.readahead import READ_LIMIT, READY_BYTES
 from requeue_worker.record import decode
 from requeue_worker.scheduler import TICK_BYTES, UNSENT_BYTES, Scheduler
 from requeue_worker.storage import store as stores
-from requeue_worker.storage.queues import NEVER, QueueState
+from requeue_worker.storage import transaction as transactions
+from requeue_worker.storage.queues import NEVER, RETAIN_MOST, QueueState
 from requeue_worker.storage.rocksdb import MESSAGES
 from requeue_worker.storage.store import ReadRequest, ReadResult
+from requeue_worker.storage.transaction import FLOOD, RETAIN_NS
 
 from tests.property.limits import wake_ups
 from tests.property.virtual import MS, START_NS, S, Sent, VirtualWorker
@@ -44,6 +47,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def all_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is due is read from disk, however soon it is due when it is committed."""
+    monkeypatch.setattr(transactions, "RETAIN_NS", -1)
+
+
 def late_ns(sent: Sent, due_ns: int) -> int:
     assert sent.at_ns >= due_ns, "early"
     return sent.at_ns - due_ns
@@ -55,9 +64,11 @@ def late_ns(sent: Sent, due_ns: int) -> int:
 @pytest.mark.parametrize(
     "delay_ns", [1, MS, 9 * MS, 10 * MS, 11 * MS, 99 * MS, 101 * MS, 5 * S, 2 * 86_400 * S]
 )
+@pytest.mark.parametrize("retain_ns", [-1, RETAIN_NS], ids=["read", "retained"])
 def test_a_delayed_message_goes_out_within_a_millisecond_of_its_time_and_not_early(
-    path: Path, delay_ns: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, retain_ns: int, delay_ns: int
 ) -> None:
+    monkeypatch.setattr(transactions, "RETAIN_NS", retain_ns)
     with VirtualWorker(path) as worker:
         worker.publish(b"a", delay_ns=delay_ns)
         worker.run_for(delay_ns + 10 * MS)
@@ -65,6 +76,7 @@ def test_a_delayed_message_goes_out_within_a_millisecond_of_its_time_and_not_ear
         assert late_ns(sent, START_NS + delay_ns) <= 2 * MS
 
 
+@pytest.mark.usefixtures("all_read")
 def test_a_read_that_takes_40_ms_makes_nothing_late(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.store.read_ns = 40 * MS
@@ -122,6 +134,7 @@ def test_a_trickle_costs_a_few_ticks_for_each_message(path: Path) -> None:
         assert worker.scheduler.ticks - ticks <= 8 * 200
 
 
+@pytest.mark.usefixtures("all_read")
 def test_many_queues_that_are_due_at_once_are_read_in_a_few_hops(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.answer = settles
@@ -134,6 +147,7 @@ def test_many_queues_that_are_due_at_once_are_read_in_a_few_hops(path: Path) -> 
         assert len(hops) <= 15
 
 
+@pytest.mark.usefixtures("all_read")
 def test_thousands_of_queues_that_are_due_at_one_instant_are_read_in_time_and_once(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.answer = settles
@@ -147,6 +161,7 @@ def test_thousands_of_queues_that_are_due_at_one_instant_are_read_in_time_and_on
         assert sum(map(len, hops)) == 2000
 
 
+@pytest.mark.usefixtures("all_read")
 def test_a_trickle_beside_thousands_that_are_due_at_one_instant_is_on_time_and_makes_no_read_vain(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +184,7 @@ def test_a_trickle_beside_thousands_that_are_due_at_one_instant_is_on_time_and_m
         assert set(reads.values()) == {1}
 
 
+@pytest.mark.usefixtures("all_read")
 def test_queues_whose_messages_are_due_one_after_the_other_are_read_together(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.answer = settles
@@ -197,6 +213,7 @@ def test_a_queue_gets_a_turn_for_what_is_due_alone(path: Path, monkeypatch: pyte
         assert sum(turns.values()) <= 100, "not for a commit, a read, a reply or a settlement"
 
 
+@pytest.mark.usefixtures("all_read")
 def test_a_lower_priority_goes_out_once_the_higher_one_turns_out_to_have_nothing_due(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.publish(b"low", delay_ns=S, headers={"Requeue-Priority": "9"})
@@ -214,6 +231,7 @@ def test_a_lower_priority_goes_out_once_the_higher_one_turns_out_to_have_nothing
         assert worker.payloads == [b"low"]
 
 
+@pytest.mark.usefixtures("all_read")
 def test_lanes_that_a_hop_has_no_room_for_are_read_with_the_next_ones(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +246,129 @@ def test_lanes_that_a_hop_has_no_room_for_are_read_with_the_next_ones(
         assert sorted(map(int, worker.payloads)) == list(range(1200)), "each once"
         assert len(hops) >= 30
         assert sum(map(len, hops)) <= 8 * 60, "few are asked for in vain"
+
+
+# ---- what is due soon when it is committed
+
+
+def test_what_is_due_soon_is_not_read(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.run_for(S)
+        hops = watch_reads(worker)
+        worker.store.read_ns = S
+        for number in range(200):
+            worker.publish(b"%d" % number, queue=f"q{number % 20}", delay_ns=(number * 37 % 10) * S // 2)
+            worker.run_for(5 * MS)
+        worker.run_for(10 * S)
+        assert sorted(int(sent.payload) for sent in worker.sent) == list(range(200))
+        assert not hops
+
+
+def test_a_retry_that_is_due_soon_is_not_read(path: Path) -> None:
+    with VirtualWorker(path, defaults={"min_backoff": "2s", "max_backoff": "2s"}) as worker:
+        worker.answer = fails
+        worker.run_for(S)
+        hops = watch_reads(worker)
+        worker.publish(b"a", retries=5)
+        worker.run_for(30 * S)
+        assert [sent.attempt for sent in worker.sent] == [1, 2, 3, 4, 5]
+        assert not hops
+
+
+def test_what_comes_before_and_after_what_waits_on_disk_goes_out_in_due_order(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.publish(b"20", delay_ns=20 * S)
+        worker.run_for(S)
+        worker.publish(b"9", delay_ns=8 * S)
+        worker.run_for(13 * S)
+        worker.publish(b"22", delay_ns=8 * S)  # behind one that is not read yet
+        worker.publish(b"18", delay_ns=4 * S)
+        worker.run_for(10 * S)
+        assert worker.payloads == [b"9", b"18", b"20", b"22"]
+
+
+def test_a_deadline_passes_for_what_was_never_read(path: Path) -> None:
+    with VirtualWorker(path, defaults={"max_in_flight": 1}) as worker:
+        worker.answer = never
+        hops = watch_reads(worker)
+        worker.publish(b"holds the slot")
+        worker.run_for(MS)
+        worker.publish(b"expires", ttl_ns=2 * S)
+        worker.run_for(S)
+        assert worker.queue().dead == 0
+        worker.run_for(1100 * MS)
+        assert worker.queue().dead == 1
+        assert not hops
+
+
+def test_a_lane_retains_no_more_than_a_walk_over_it_may_cost(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        for number in range(2 * RETAIN_MOST):
+            worker.publish(b"%d" % number, delay_ns=5 * S)
+        worker.run_for(S)
+        assert len(worker.queue().lane().ready) == RETAIN_MOST
+        worker.answer = settles
+        worker.run_for(10 * S)
+        assert worker.payloads == [b"%d" % number for number in range(2 * RETAIN_MOST)]
+
+
+def test_in_a_flood_what_is_due_at_once_is_read_several_of_a_queue_together(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.run_for(S)
+        hops = watch_reads(worker)
+        envelopes = [
+            build_envelope(subject="jobs.a", payload=b"%d" % number, queue=f"q{number % 8}")
+            for number in range(2 * FLOOD)
+        ]
+        worker.take_in(envelopes)
+        worker.run_for(S)
+        assert len(worker.sent) == 2 * FLOOD
+        assert 0 < sum(map(len, hops)) <= 16
+
+
+def test_after_a_flood_nothing_is_read_any_more(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        worker.answer = settles
+        worker.publish(b"retained", delay_ns=5 * S)
+        worker.take_in([build_envelope(subject="jobs.a", payload=b"flood")] * FLOOD)
+        worker.run_for(S)
+        hops = watch_reads(worker)
+        for _ in range(30):
+            worker.publish(b"later", delay_ns=5 * S)
+            worker.run_for(S)
+        assert len(worker.sent) > FLOOD + 20
+        assert not hops
+
+
+def test_a_burst_of_retries_leaves_room_for_what_is_due_before_them(path: Path) -> None:
+    policy = {"min_backoff": "9s", "max_backoff": "9s", "max_in_flight": 1000}
+    with VirtualWorker(path, defaults=policy) as worker:
+        worker.answer = never
+        for number in range(600):
+            worker.publish(bytes(100_000), queue=f"q{number % 10}", retries=2)
+        worker.run_for(S)
+        naks = [(sent.reply, b"", None, b"-NAK") for sent in worker.sent]
+        worker.call(lambda: worker.broker.replies(naks))  # type: ignore[misc]
+        worker.run_for(10 * MS)
+        assert ready_bytes(worker) < READY_BYTES
+        del worker.sent[:]
+        for number in range(10):
+            worker.publish(b"%d" % number, queue=f"q{number}")
+        worker.run_for(10 * MS)
+        assert sorted(worker.payloads) == [b"%d" % number for number in range(10)]
+
+
+def test_half_of_the_room_is_left_for_what_is_read(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+        for number in range(400):
+            worker.publish(b"%d" % number + bytes(100_000), queue=f"q{number}", delay_ns=5 * S)
+            worker.run_for(MS)
+        assert READY_BYTES // 2 <= ready_bytes(worker) < READY_BYTES // 2 + 200_000
+        worker.answer = settles
+        worker.run_for(10 * S)
+        assert len(worker.sent) == 400
 
 
 def watch_reads(worker: VirtualWorker) -> list[list[str]]:
@@ -280,6 +421,7 @@ def test_a_clock_put_back_delays_and_one_put_forward_releases(path: Path) -> Non
         assert worker.payloads == [b"a"]
 
 
+@pytest.mark.usefixtures("all_read")
 def test_a_clock_put_back_holds_up_nothing_new_however_much_was_read_ahead(path: Path) -> None:
     with VirtualWorker(path) as worker:
         for _ in range(500):
@@ -778,6 +920,7 @@ def test_work_in_progress_ends_after_twelve_hours(path: Path) -> None:
 # ---- failures
 
 
+@pytest.mark.usefixtures("all_read")
 def test_a_read_that_fails_ends_the_worker(path: Path) -> None:
     with VirtualWorker(path) as worker:
         worker.publish(b"a", delay_ns=S)

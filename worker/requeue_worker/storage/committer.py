@@ -30,6 +30,7 @@ from requeue_worker.storage.transaction import (
     CHECKPOINT_INTERVAL_NS,
     Accepted,
     Ids,
+    Retained,
     Transaction,
     size_of,
 )
@@ -62,13 +63,18 @@ class Committer:
         *,
         on_durable: Callable[[list[Accepted]], None],
         on_earlier: Callable[[list[Lane]], None],
+        room: Callable[[], int],
+        on_retained: Callable[[list[Retained]], None],
         on_failed: Callable[[CommitError, list[Accepted]], None],
     ) -> None:
+        """`room`: so many bytes of what is due soon may be retained in memory; `on_retained` gets them durable."""
         self._store = store
         self._counts = counts
         self._clock = clock
         self._on_durable = on_durable
         self._on_earlier = on_earlier
+        self._room = room
+        self._on_retained = on_retained
         self._on_failed = on_failed
         self._ids = Ids(os.urandom(8))
         self._new: list[Accepted] = []
@@ -208,7 +214,7 @@ class Committer:
 
     def _seal(self, new: list[Accepted], settled: list[Delivery], changes: list[Change]) -> Transaction:
         now_ns = self._clock()
-        transaction = Transaction(self._store.batch(), now_ns)
+        transaction = Transaction(self._store.batch(), now_ns, room=self._room())
         transaction.insert_new(new, self._ids)
         transaction.remove_settled(settled)
         for change in changes:
@@ -234,6 +240,8 @@ class Committer:
             change.durable()
         if earlier:
             self._on_earlier(earlier)
+        if transaction.retained:
+            self._on_retained(transaction.retained)
 
     def _measure_acks(self, acknowledged: int) -> None:
         """The oldest messages were acknowledged: once for all that came together."""

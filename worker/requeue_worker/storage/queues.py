@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from requeue_protocol.subjects import SubjectRules
     from requeue_worker.inflight import Delivery
 
+#: unsettled keys of a lane beyond which it retains nothing: checkpoints walk over them
+RETAIN_MOST: Final = 1024
 NEVER: Final = 2**63  #: a due time that no wake-up waits for
 INVALID_QUEUE: Final = "$invalid"  #: holds refused messages as dead letters; no client can name it
 
@@ -73,9 +75,10 @@ class Lane:
         self.cursor = self.checkpoint
         #: time of the first record at or beyond the cursor, or earlier: 0 not known yet, NEVER none
         self.head_due_ns = NEVER
-        #: read, but not yet dispatched; in due order
+        #: read or retained, but not yet dispatched; in due order
         self.ready: deque[tuple[bytes, bytes]] = deque()
-        #: every key below the cursor whose removal is not durable yet; a Delivery while in flight, else None
+        #: every key below the cursor whose removal is not durable yet, and those retained by the batch being written; a
+        #: Delivery while in flight, else None
         self.unsettled: dict[bytes, Delivery | None] = {}
         #: smallest key that the batch being sealed inserts
         self.inserting: bytes | None = None
@@ -98,6 +101,22 @@ class Lane:
         """What is in flight has this key from now on, also when it had it once and a read may still return that."""
         self.unsettled[key] = delivery
         self.released.discard(key)
+
+    def retain(self, key: bytes) -> bool:
+        """Claim a key that is about to be inserted for `ready`: True where no read has to bring it.
+
+        It is the caller's to put it there once it is on disk. False where something that is not read yet may be due before
+        it, and where the key itself is about to be let go of.
+        """
+        if self.reading or key in self.unsettled or len(self.unsettled) >= RETAIN_MOST:
+            return False
+        if key >= self.cursor:
+            if time_of(key) >= self.head_due_ns:
+                return False
+            self.cursor = key + b"\x00"
+        self.unsettled[key] = None
+        self.checkpoint = min(self.checkpoint, key)
+        return True
 
     def note_durable_insert(self, key: bytes) -> bool:
         """A record at `key` (the smallest of its batch) is on disk now: move the cursor back where needed.

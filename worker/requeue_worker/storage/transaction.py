@@ -7,19 +7,25 @@ queues in memory is exactly what is durable. `seal` adds the counters and checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from requeue_worker.inflight import Delivery
 from requeue_worker.record import HEAD_TIMES, MAX_TIME_NS
-from requeue_worker.storage.keys import TIME_ID, dead_key, id_of, ids_prefix
+from requeue_worker.storage.keys import TIME_ID, dead_key, id_of, ids_prefix, time_of
 from requeue_worker.storage.queues import Lane, QueueState
 from requeue_worker.storage.rocksdb import Batch
 
 CHECKPOINT_INTERVAL_NS = (
     100_000_000  #: a checkpoint moves forward this often at most: it costs a walk over what is in flight
 )
+
+
+#: What is due so soon when it is committed stays in memory: a read would bring it back at once, or in a moment.
+RETAIN_NS: Final = 10 * 10**9
+#: In a batch of so many new messages what is due at once is read: a read brings several of a queue, which then share a turn
+FLOOD: Final = 256
 
 
 class NewMessage(NamedTuple):
@@ -40,6 +46,7 @@ class NewMessage(NamedTuple):
 #: a NewMessage as a bare tuple, which is made in a third of the time: what comes in bulk is one
 Accepted = tuple[Lane, int, int | None, int, bytes, bytes, int, bytes | None, bytes, bool]
 size_of: Callable[[Accepted], int] = itemgetter(6)
+Retained = tuple[Lane, bytes, bytes]  #: key and value of a message that `Lane.retain` took
 client_id_of: Callable[[Accepted], bytes | None] = itemgetter(7)
 reply_of: Callable[[Accepted], bytes] = itemgetter(8)
 
@@ -57,9 +64,13 @@ class Ids:
 class Transaction:
     """A batch under construction. Not thread-safe: it belongs to the event loop."""
 
-    def __init__(self, batch: Batch, now_ns: int) -> None:
+    def __init__(self, batch: Batch, now_ns: int, *, room: int = 0) -> None:
+        """What is due within RETAIN_NS is `retained`, up to `room` bytes, where its lane can do without reading it."""
         self.batch = batch
         self.now_ns = now_ns
+        self._retain_until_ns = now_ns + RETAIN_NS
+        self._room = room
+        self.retained: list[Retained] = []
         self._touched: set[QueueState] = set()
         #: each once: those whose `inserting` is set
         self._inserted: list[Lane] = []
@@ -68,10 +79,11 @@ class Transaction:
 
     # -- bulk paths ------------------------------------------------------------------------------------------
 
-    def insert_new(self, messages: Iterable[Accepted], ids: Ids) -> None:
+    def insert_new(self, messages: Sequence[Accepted], ids: Ids) -> None:
         """Edge a. Store accepted messages: due = now + delay, deadline = now + ttl, key at the earlier of the two."""
         put, pack, now_ns = self.batch.put, TIME_ID.pack, self.now_ns
         epoch, sequence, inserted = ids.epoch, ids.sequence, self._inserted
+        retain_until_ns, flood = self._retain_until_ns, len(messages) >= FLOOD
         times_for_ttl: dict[int, tuple[int, bytes]] = {}
         for lane, delay_ns, at_ns, ttl_ns, head, tail, size, client_id, _reply, _has_headers in messages:
             cached = times_for_ttl.get(ttl_ns)
@@ -84,7 +96,8 @@ class Transaction:
                 due_ns = deadline_ns
             sequence += 1
             key = lane.prefix + pack(due_ns if due_ns < MAX_TIME_NS else MAX_TIME_NS, epoch, sequence)
-            put(key, head + times + tail)
+            value = head + times + tail
+            put(key, value)
             if client_id is not None:
                 self.batch.put_id(ids_prefix(client_id) + id_of(key), key)
             queue = lane.queue
@@ -93,6 +106,15 @@ class Transaction:
             queue.bytes += size
             queue.waiting -= 1
             queue.waiting_bytes -= size
+            if (
+                due_ns <= retain_until_ns
+                and self._room > 0
+                and not (flood and (due_ns <= now_ns or lane.inserting))
+                and lane.retain(key)
+            ):
+                self._retain(lane, key, value)
+                self._touched.add(queue)
+                continue
             lowest = lane.inserting
             if lowest is None:
                 inserted.append(lane)
@@ -119,14 +141,29 @@ class Transaction:
     def rewrite(
         self, lane: Lane, old_key: bytes, new_key: bytes, value: bytes, client_id: bytes | None
     ) -> None:
-        """Move a pending message to another time (retry, hold, reschedule) or give it another value."""
+        """Move a message that is in flight to another time, or give it another value."""
+        self._rewrite(lane, old_key, new_key, value, client_id)
+        self._note_insert(lane, new_key)
+
+    def requeue(
+        self, lane: Lane, old_key: bytes, new_key: bytes, value: bytes, client_id: bytes | None
+    ) -> None:
+        """Let a message wait again (retry, hold, reschedule), at another time or with another value."""
+        self._rewrite(lane, old_key, new_key, value, client_id)
+        if time_of(new_key) <= self._retain_until_ns and self._room > 0 and lane.retain(new_key):
+            self._retain(lane, new_key, value)
+        else:
+            self._note_insert(lane, new_key)
+
+    def _rewrite(
+        self, lane: Lane, old_key: bytes, new_key: bytes, value: bytes, client_id: bytes | None
+    ) -> None:
         if new_key != old_key:
             self.batch.delete(old_key)
         self.batch.put(new_key, value)
         if client_id is not None:
             self.batch.put_id(ids_prefix(client_id) + id_of(new_key), new_key)
         self._release(lane, old_key)
-        self._note_insert(lane, new_key)
 
     def remove(self, lane: Lane, key: bytes, size: int, client_id: bytes | None) -> None:
         """Remove a pending message: settled, dropped or cancelled."""
@@ -188,8 +225,8 @@ class Transaction:
     def seal(self, checkpoints_due: bool) -> None:
         """Add counters and checkpoints of all queues touched.
 
-        A checkpoint goes down to the smallest key inserted here in any case; it moves forward only when
-        `checkpoints_due`, to the smallest key that is in memory and not settled.
+        A checkpoint goes down to the smallest key inserted here in any case (`Lane.retain` did so for what is retained); it
+        moves forward only when `checkpoints_due`, to the smallest key that is in memory and not settled.
         """
         put_meta, touched = self.batch.put_meta, self._touched
         for lane in self._inserted:
@@ -238,6 +275,10 @@ class Transaction:
         """Keys of pending messages that this batch removed or rewrote."""
         yield from (delivery.key for delivery in self._settled)
         yield from (key for _, key in self._released)
+
+    def _retain(self, lane: Lane, key: bytes, value: bytes) -> None:
+        self.retained.append((lane, key, value))
+        self._room -= len(value)
 
     def _note_insert(self, lane: Lane, key: bytes) -> None:
         if lane.inserting is None:

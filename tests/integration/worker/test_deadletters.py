@@ -131,10 +131,12 @@ async def test_a_dead_letter_is_kept_14_days_from_its_death(start: StartWorker) 
     await worker.forward(14 * DAY - HOUR)
     await worker.publish("jobs.nobody", b"new")
     await until(lambda: worker.queue().dead == 2)
+    await worker.idle()
     await asyncio.sleep(0.1)  # several rounds, so that one too many would show
     kept = [letter.record.payload for letter in worker.dead()]
     await worker.forward(2 * HOUR)
     await until(lambda: worker.queue().dead == 1)
+    await worker.idle()
     await worker.idle()
 
     assert kept == [b"old", b"new"]
@@ -150,9 +152,11 @@ async def test_each_queue_has_its_own_retention_and_many_go_in_pages(start: Star
         await nc.publish(INTAKE, build_envelope(subject="jobs.a", payload=b"", queue="brief"))
     await worker.publish("jobs.a", queue="long")
     await until(lambda: worker.queue("brief").dead == number and worker.queue("long").dead == 1)
+    await worker.idle()
 
     await worker.forward(2 * HOUR)
     await until(lambda: worker.queue("brief").dead == 0)
+    await worker.idle()
     await worker.idle()
 
     assert (worker.dead("brief"), len(worker.dead("long"))) == ([], 1)
@@ -169,6 +173,7 @@ async def test_refused_messages_are_bounded_by_their_number_and_not_by_age(start
     await worker.one_dead()
     await worker.forward(15 * DAY)
     await until(lambda: worker.queue().dead == 0)
+    await worker.idle()
     await worker.idle()
 
     assert len(worker.invalid()) == 1

@@ -169,6 +169,7 @@ async def test_stats_tell_what_happened_to_messages(start: StartWorker, nc: Clie
     worker = await start(defaults={"retries": 1})
     await worker.publish("nobody.here", queue="lost", retries=1)
     await until(lambda: worker.queue("lost").dead)
+    await worker.idle()
     answer = await ask(nc, "stats", queue="lost")
     [queue] = answer["queues"]
     assert (queue["replays"], queue["settled"], queue["dead"]) == (1, 0, {"exhausted": 1})
@@ -187,6 +188,7 @@ async def test_new_messages_are_counted_for_their_queue_however_they_come_and_no
     full = await worker.ask(b"", {"Requeue-Subject": "jobs.a", "Requeue-Queue": "mail"})
     assert refusal_of(full)[0] == 429
     await until(lambda: worker.queue("lost").dead)
+    await worker.idle()
     await ask(nc, "redrive", queue="lost", to_subject="jobs.nobody")
     await until(lambda: worker.worker.counts.redriven == 1)
     queues = {entry["name"]: entry["accepted"] for entry in (await ask(nc, "stats"))["queues"]}
@@ -204,6 +206,7 @@ async def test_each_message_is_listed_in_the_state_that_it_is_in(start: StartWor
     await worker.publish("nobody.here", b"gone", queue="mail", retries=1)
     await worker.publish("jobs.later", b"later", queue="mail", delay_ns=3600 * 10**9)
     await until(lambda: worker.queue("mail").dead)
+    await worker.idle()
     await worker.publish("other.queue", queue="other", delay_ns=3600 * 10**9)
     listed = {
         state: (await ask(nc, "list", state=state, queue="mail", payload_bytes=3))["messages"]
@@ -307,6 +310,7 @@ async def test_a_message_is_found_by_both_its_ids_whatever_its_state(
     await worker.publish_plain(subject, b"payload", headers)
     if state == "dead":
         await until(lambda: worker.queue().dead)
+        await worker.idle()
     held = await jobs.next() if state == "in-flight" else None
     [entry] = (await ask(nc, "list", state=state))["messages"]
     for wanted in ("mine", entry["id"]):

@@ -375,6 +375,7 @@ async def test_denials_break_no_connection_and_spend_the_attempts_of_the_policy(
     for _ in range(50):
         await roles["client"].publish(INTAKE, envelope, reply=roles["client"].new_inbox())
     await until(lambda: worker.queue("denied").dead == 50)
+    await worker.idle()
     await until_told(worker, "ready, but not all is allowed: ")
     for dead in worker.dead("denied"):
         assert dead.errors == ["NATS does not allow this worker to publish to orders.new"] * 2

@@ -406,6 +406,7 @@ async def test_retries_ttl_and_delay_of_an_envelope_count_as_set_with_0_too(star
     headers = {"Requeue-Delay": "1h", "Requeue-TTL": "1h", "Requeue-Retries": "9"}
     await worker.publish("jobs.nobody", headers=headers)
     await until(lambda: worker.queue().dead == 2)
+    await worker.idle()
 
     assert [(letter.record.attempts, letter.record.deadline_ns) for letter in worker.dead()] == [
         (1, 0),

@@ -44,6 +44,7 @@ async def kill(worker: LiveWorker, number: int, queue: str = "default", subject:
         await worker.publish(subject, b"%d" % each, queue=queue, retries=1)
     await until(lambda: worker.queue(queue).dead == before + number)
     await worker.idle()
+    await worker.idle()
 
 
 # -- one message ---------------------------------------------------------------------------------------------------
@@ -301,6 +302,7 @@ async def test_on_a_full_disk_no_job_begins_and_one_under_way_fails(start: Start
     await Handler.listen(nc, "nobody.here", answer=lambda msg: msg.ack())
     await ask(nc, "redrive", job="early", rate=10)
     await until(lambda: worker.queue().dead < 5)
+    await worker.idle()
     worker.worker._api.redrives._has_room = lambda: False
     job = await ended(nc, "early")
     assert (job["state"], job["error"]) == ("failed", "the disk is full: redrive again when there is room")

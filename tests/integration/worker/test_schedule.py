@@ -301,6 +301,7 @@ async def test_a_message_is_not_sent_after_its_deadline_when_its_slot_comes_free
     worker.clock.offset_ns += 2 * HOUR
     await first.ack()
     await until(lambda: worker.queue().dead == 5)
+    await worker.idle()
 
     assert len(jobs.received) == 1
 

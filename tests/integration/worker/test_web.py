@@ -82,6 +82,7 @@ async def test_dead_letters_are_listed_and_their_lateness_is_told(start: StartWo
     worker = await start()
     await worker.publish("nobody.here", b"gone", queue="lost", retries=1)
     await until(lambda: worker.queue("lost").dead)
+    await worker.idle()
     async with viewed(worker) as http:
         _, said = await ask(http, "list", state="dead", reason="exhausted")
         [entry] = said["answers"][0]["messages"]
@@ -126,6 +127,7 @@ async def test_a_dead_letter_that_fits_a_message_only_compressed_is_exported_who
     second = await start(instance_id="second", data_dir=tmp_path / "other", intake=False)
     await worker.publish("nobody.here", b"x" * 900_000, queue="lost", retries=1)
     await until(lambda: worker.queue("lost").dead)
+    await worker.idle()
     for each in (worker, second):
         async with viewed(each, changes=True) as http:
             _, said = await ask(http, "dead-export", "?instance=tested")

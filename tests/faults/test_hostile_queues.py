@@ -34,10 +34,23 @@ def rows(worker: LiveWorker) -> set[str]:
     return {key[len(META_QUEUE) :].decode() for key, _ in entries}
 
 
-async def retire(worker: LiveWorker) -> None:
-    """Let everything that is idle go now."""
+async def at_rest(worker: LiveWorker) -> None:
+    """Return when all that was settled is on disk, and no queue waits for a turn."""
     await worker.idle()
     await until(lambda: not any(queue.in_ring for queue in worker.worker._registry))
+
+
+async def use(worker: LiveWorker, *names: str) -> None:
+    """Let a message go through each of these queues, whose handler settles it."""
+    for name in names:
+        await worker.publish("jobs.a", queue=name)
+        await worker.until_empty(name)
+    await at_rest(worker)
+
+
+async def retire(worker: LiveWorker) -> None:
+    """Let everything that is idle go now."""
+    await at_rest(worker)
     await worker.worker._retirement.retire(at_once=True)
 
 
@@ -93,20 +106,13 @@ async def test_queues_that_are_used_again_and_again_stay_when_it_gets_crowded(
     await Handler.listen(nc, "jobs.>", answer=lambda msg: msg.ack())
     retirement = worker.worker._retirement
 
-    async def use(*names: str) -> None:
-        for name in names:
-            await worker.publish("jobs.a", queue=name)
-            await worker.until_empty(name)
-        await worker.idle()
-        await until(lambda: not any(queue.in_ring for queue in worker.worker._registry))
-
-    await use("used", "used-too", "once")
+    await use(worker, "used", "used-too", "once")
     await retirement.retire(at_once=False)
-    await use("used", "used-too", "short-lived")
+    await use(worker, "used", "used-too", "short-lived")
 
     await retirement.retire(at_once=True, down_to=2)
     assert known(worker) == rows(worker) == {"used", "used-too"}
-    await use("used", "used-too")
+    await use(worker, "used", "used-too")
     await retirement.retire(at_once=True, down_to=1)
     assert len(known(worker)) == 1
 
@@ -143,16 +149,29 @@ async def test_an_idle_queue_stays_until_two_looks_saw_nothing_come_through(
     worker = await start()
     await Handler.listen(nc, "jobs.>", answer=lambda msg: msg.ack())
     retirement = worker.worker._retirement
-    await worker.publish("jobs.a", queue="busy")
-    await worker.until_empty("busy")
-    await until(lambda: not worker.queue("busy").in_ring)
+    await use(worker, "busy")
     await retirement.retire(at_once=False)
-    await worker.publish("jobs.a", queue="busy")
-    await worker.until_empty("busy")
-    await until(lambda: not worker.queue("busy").in_ring)
+    await use(worker, "busy")
 
     await retirement.retire(at_once=False)
     assert known(worker) == {"busy"}
+    await retirement.retire(at_once=False)
+    assert known(worker) == rows(worker) == set()
+
+
+async def test_a_queue_that_held_something_at_the_last_look_stays_for_another(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    await Handler.listen(nc, "jobs.>", answer=lambda msg: msg.ack())
+    retirement = worker.worker._retirement
+    await use(worker, "held")
+    worker.queue("held").paused_until_ns = worker.clock() + HOUR
+    await retirement.retire(at_once=False)
+    worker.queue("held").paused_until_ns = 0
+
+    await retirement.retire(at_once=False)
+    assert known(worker) == {"held"}
     await retirement.retire(at_once=False)
     assert known(worker) == rows(worker) == set()
 

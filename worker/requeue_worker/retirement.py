@@ -25,6 +25,7 @@ from requeue_worker.storage.transaction import Transaction
 
 LOOK_S: Final = 300.0
 CROWDED_WAIT_S: Final = 1.0  #: near `max_queues` with little to free: look no more often
+_BUSY: Final = -1  #: no count of moves: the queue held something
 
 
 class Retirement:
@@ -44,7 +45,7 @@ class Retirement:
         self._clock = clock
         self._held = held
         self._forget = forget
-        #: the queues at the last look, and how often a message of theirs had moved by then
+        #: the queues at the last look, and how often a message of theirs had moved by then; _BUSY where they held something
         self._seen: dict[QueueState, int] = {}
         self._crowded = asyncio.Event()
         registry.crowded = self._crowded.set
@@ -73,16 +74,18 @@ class Retirement:
         `at_once`: also those that are new since, and others until `down_to` queues are left.
         """
         now_ns, seen = self._clock(), self._seen
-        idle = [queue for queue in self._registry if self._is_idle(queue, now_ns)]
-        leaving = [queue for queue in idle if seen.get(queue) == _moves(queue)]
+        now = {queue: _moves(queue) if self._is_idle(queue, now_ns) else _BUSY for queue in self._registry}
+        idle = [queue for queue, moves in now.items() if moves != _BUSY]
+        leaving = [queue for queue in idle if seen.get(queue) == now[queue]]
         if at_once:
             leaving += [queue for queue in idle if queue not in seen]
-            used = [queue for queue in idle if queue in seen and seen[queue] != _moves(queue)]
+            used = [queue for queue in idle if queue in seen and seen[queue] != now[queue]]
             leaving += used[: max(0, len(self._registry) - len(leaving) - down_to)]
         for queue in leaving:
             self._registry.remove(queue)
             self._forget(queue)
-        self._seen = {queue: _moves(queue) for queue in self._registry}
+            del now[queue]
+        self._seen = now
         if leaving:
             names = [queue.name for queue in leaving]
             await self._committer.commit(_RemoveRows(self._registry, names))

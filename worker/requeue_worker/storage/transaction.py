@@ -108,12 +108,9 @@ class Transaction:
             queue.waiting_bytes -= size
             if (
                 due_ns <= retain_until_ns
-                and self._room > 0
                 and not (flood and (due_ns <= now_ns or lane.inserting))
-                and lane.retain(key)
+                and self._retain(lane, key, value)
             ):
-                self._retain(lane, key, value)
-                self._touched.add(queue)
                 continue
             lowest = lane.inserting
             if lowest is None:
@@ -150,9 +147,7 @@ class Transaction:
     ) -> None:
         """Let a message wait again (retry, hold, reschedule), at another time or with another value."""
         self._rewrite(lane, old_key, new_key, value, client_id)
-        if time_of(new_key) <= self._retain_until_ns and self._room > 0 and lane.retain(new_key):
-            self._retain(lane, new_key, value)
-        else:
+        if time_of(new_key) > self._retain_until_ns or not self._retain(lane, new_key, value):
             self._note_insert(lane, new_key)
 
     def _rewrite(
@@ -276,9 +271,14 @@ class Transaction:
         yield from (delivery.key for delivery in self._settled)
         yield from (key for _, key in self._released)
 
-    def _retain(self, lane: Lane, key: bytes, value: bytes) -> None:
+    def _retain(self, lane: Lane, key: bytes, value: bytes) -> bool:
+        """Keep a record in memory where there is room and its lane can do without reading it: whether it did."""
+        if self._room <= 0 or not lane.retain(key):
+            return False
         self.retained.append((lane, key, value))
         self._room -= len(value)
+        self._touched.add(lane.queue)
+        return True
 
     def _note_insert(self, lane: Lane, key: bytes) -> None:
         if lane.inserting is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,15 +130,16 @@ def test_a_database_can_be_closed_after_a_sync_that_failed(tmp_path: Path) -> No
 
 @contextmanager
 def counting() -> Iterator[list[int]]:
-    """A thread that counts as fast as it can, and the loop's chance to take the interpreter back every 0.1 ms."""
+    """A thread that counts whenever the interpreter is let go of. Nobody takes it away from who holds it."""
     steps, ended = [0], threading.Event()
 
     def count() -> None:
         while not ended.is_set():
             steps[0] += 1
+            time.sleep(0)
 
     interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(0.0001)
+    sys.setswitchinterval(1000)
     thread = threading.Thread(target=count)
     thread.start()
     try:
@@ -157,11 +159,11 @@ def test_python_goes_on_while_a_log_is_synced(tmp_path: Path) -> None:
         batch = engine.batch()
         batch.put(OLD, value)
         with counting() as steps:
+            before = steps[0]
             engine.write(batch, sync=sync)
-            return steps[0]
+            return steps[0] - before
 
-    # Without an fsync it counts for a switch interval or two. What a loaded machine adds to either evens out.
-    ratios = [steps_in_a_write(sync=True) / max(steps_in_a_write(sync=False), 1) for _ in range(9)]
-
-    assert sorted(ratios)[4] > 2, ratios
+    assert [steps_in_a_write(sync=False) for _ in range(3)] == [0, 0, 0]
+    # Of nine, since a loaded machine may not run the other thread before the disk is done.
+    assert any(steps_in_a_write(sync=True) for _ in range(9))
     engine.close()

@@ -18,6 +18,7 @@ from requeue_worker.errors import CommitError, DataDamaged, DataDirLocked, DataD
 from requeue_worker.storage.options import (
     BLOCK_CACHE_BYTES,
     MIB,
+    OTHER_BUFFERS_SHARE,
     SCAN_CACHE_BYTES,
     SOURCE_BUFFER_BYTES,
     buffer_bytes,
@@ -121,7 +122,9 @@ class Engine:
                 options,
                 {
                     name: family_options(
-                        cache, buffer if name == MESSAGES else max(buffer // 4, MIB), bloom=name == IDS
+                        cache,
+                        buffer if name == MESSAGES else max(buffer // OTHER_BUFFERS_SHARE, MIB),
+                        bloom=name == IDS,
                     )
                     for name in FAMILIES
                 },

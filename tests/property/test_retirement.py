@@ -58,9 +58,11 @@ class Life:
     def accept(self, name: str) -> None:
         self.number += 1
         queue = self.rig.registry.get(name)
-        queue.waiting += 1
-        message = new_message(queue.lane(), b"%04d" % self.number)
-        queue.waiting_bytes += message.size
+        counted = self.number % 2 == 0
+        message = new_message(queue.lane(), b"%04d" % self.number)._replace(counted=counted)
+        if counted:
+            queue.waiting += 1
+            queue.waiting_bytes += message.size
         self.rig.call(lambda: self.rig.committer.accept([message]))
 
     def remove(self) -> None:

@@ -74,7 +74,11 @@ class Retirement:
         `at_once`: also those that are new since, and others until `down_to` queues are left.
         """
         now_ns, seen = self._clock(), self._seen
-        now = {queue: _moves(queue) if self._is_idle(queue, now_ns) else _BUSY for queue in self._registry}
+        coming = self._committer.on_their_way()
+        now = {
+            queue: _moves(queue) if queue not in coming and self._is_idle(queue, now_ns) else _BUSY
+            for queue in self._registry
+        }
         idle = [queue for queue, moves in now.items() if moves != _BUSY]
         leaving = [queue for queue in idle if seen.get(queue) == now[queue]]
         if at_once:

@@ -199,3 +199,14 @@ def test_a_job_that_is_re_keyed_there_and_back_in_one_batch_stays_in_flight(rig:
     assert list(rig.stored.pending) == [delivery.key]
     assert lane.unsettled == {delivery.key: delivery}, "so no read brings it back"
     assert time_of(delivery.key) == START_NS + 1
+
+
+def test_after_a_restart_a_message_due_before_all_that_is_known_moves_the_cursor_down(rig: Rig) -> None:
+    insert(rig, b"late", delay_ns=3600 * S)
+    rig.crash()
+    lane = rig.queue().lane()
+    assert lane.head_due_ns == 0, "nothing was read yet"
+    key, _ = insert(rig, b"soon", delay_ns=60 * S)
+
+    assert lane.cursor <= key
+    assert lane.checkpoint <= key

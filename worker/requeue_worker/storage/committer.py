@@ -99,6 +99,10 @@ class Committer:
         """What new messages get their Requeue-Ids of."""
         return self._ids
 
+    def on_their_way(self) -> set[QueueState]:
+        """The queues of new messages that are in no batch yet."""
+        return {message[0].queue for message in self._new}
+
     def mint_id(self) -> bytes:
         """A new Requeue-Id."""
         self._ids.sequence += 1
@@ -229,13 +233,13 @@ class Committer:
         return transaction
 
     def _finish(self, transaction: Transaction, new: list[Accepted], changes: list[Change]) -> None:
+        if new:
+            self._on_durable(new)  # first of all: somebody waits for it
+            self._measure_acks(len(new))
         earlier = transaction.settle_in_memory()
         for watcher in self._watchers:
             watcher.update(transaction.left_keys())
         self.waiting_bytes -= sum(map(size_of, new))
-        if new:
-            self._on_durable(new)
-            self._measure_acks(len(new))
         for change in changes:
             change.durable()
         if earlier:

@@ -244,7 +244,7 @@ class QueueState:
         self.rules = rules
         self.counts = counts
         self.pending = self.bytes = self.dead = self.dead_bytes = 0
-        #: accepted but not yet in a sealed batch: they count for max_messages and max_bytes
+        #: accepted but not yet in a sealed batch, for max_messages and max_bytes: all that is `NewMessage.counted`
         self.waiting = self.waiting_bytes = 0
         self.paused_until_ns = 0
         self.lanes: dict[int, Lane] = {}

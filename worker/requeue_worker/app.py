@@ -292,6 +292,8 @@ class Worker:
             await self._api.stop()
             if self._bridge is not None:
                 await self._bridge.stop()
+            await self._broker.stop_intake()
+            self._ingest.drain()
             if self._committer.failed is None:
                 await self._finish_work()
         except CommitError:
@@ -308,9 +310,7 @@ class Worker:
             self._hooks.closed()
 
     async def _finish_work(self) -> None:
-        """Intake first, then what came in, then what is in flight; what has no reply stays pending on disk."""
-        await self._broker.stop_intake()
-        self._ingest.drain()
+        """First what came in, then what is in flight; what has no reply stays pending on disk."""
         await self._dedupe.idle()
         await self._committer.idle()
         if self._broker.connected:
@@ -431,6 +431,7 @@ class Worker:
             self._dedupe.durable(client_id)
 
     def _on_failed(self, error: CommitError, messages: list[Accepted]) -> None:
+        self._ingest.drain()  # what still comes would wait for an answer that nobody gives
         self._ingest.on_failed(messages)
         self._dedupe.close()
         self._hooks.write_error(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import tracemalloc
 
@@ -531,22 +532,59 @@ async def test_a_commit_that_fails_is_refused_with_500_and_ends_the_worker(
     worker = await start()
     await worker.publish("jobs.before", delay_ns=HOUR)
 
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
     async def fail(batch: Batch) -> None:
+        begun.set()
+        await go_on.wait()
         raise CommitError("the disk is gone")
 
     worker.worker._store.write = fail  # type: ignore[method-assign]
+    in_the_batch = await ask_later(nc, INTAKE, b"", PLAIN)
+    await begun.wait()
     silent = await ask_later(nc, INTAKE, build_envelope(subject="jobs.a", payload=b""))
-    told = await ask_later(nc, INTAKE, b"", PLAIN)
+    behind_it = await ask_later(nc, INTAKE, b"", PLAIN)
+    await until(lambda: worker.worker.counts.intake_messages == 4)
+    go_on.set()
     with pytest.raises(CommitError, match="the disk is gone"):
         await worker.worker.closed()
     await settle(nc)
 
-    assert refusal_of(await told.answer())[0] == 500
+    assert [refusal_of(await each.answer())[0] for each in (in_the_batch, behind_it)] == [500, 500]
     assert not silent.answered
     assert [str(error) for error in worker.write_errors] == ["the disk is gone"]
     await worker.stop()
     again = await start()
     assert [stored.record.subject for stored in again.pending()] == [b"jobs.before"]
+
+
+async def test_what_comes_in_after_a_failed_commit_is_refused_until_the_worker_has_ended(
+    start: StartWorker, nc: Client
+) -> None:
+    worker = await start()
+    ending, go_on = asyncio.Event(), asyncio.Event()
+    stop_reaper = worker.worker._reaper.stop
+
+    async def fail(batch: Batch) -> None:
+        raise CommitError("the disk is gone")
+
+    async def stop_later() -> None:
+        ending.set()
+        await go_on.wait()
+        await stop_reaper()
+
+    worker.worker._store.write = fail  # type: ignore[method-assign]
+    worker.worker._reaper.stop = stop_later  # type: ignore[method-assign]
+    await ask(nc, INTAKE, b"", PLAIN)
+    await ending.wait()
+    late = await ask_later(nc, INTAKE, b"", PLAIN)
+    await until(lambda: worker.worker.counts.intake_messages == 2)
+    go_on.set()
+    with pytest.raises(CommitError, match="the disk is gone"):
+        await worker.worker.closed()
+
+    code, text = refusal_of(await late.answer())
+    assert (code, "another worker" in text) == (503, True)
 
 
 async def test_what_came_in_before_a_stop_is_committed_and_acked(start: StartWorker, nc: Client) -> None:

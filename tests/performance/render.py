@@ -48,7 +48,11 @@ ROWS = (
 )  # fmt: skip
 
 #: file of growth, and over what
-GROWTH = (("growth", "worse with more pending by"), ("growth-queues", "worse with more queues by"))
+GROWTH = (
+    ("growth", "worse with more pending by"),
+    ("growth-queues", "worse with more queues by"),
+    ("growth-queues-busy", "the same, both cores full"),
+)
 PANELS = (
     ("ingest, messages/s", "ingest_per_s"),
     ("replay, messages/s", "replay_per_s"),
@@ -109,10 +113,10 @@ def peers() -> str:
 
 def growth() -> str:
     """Rates, lateness, memory and disk at each backlog, then at each number of queues, and what became worse by how much."""
-    names = ("ingest_per_s", "replay_per_s", "lateness_p50_ms", "lateness_p99_ms", "worker_rss_mb")
+    rates, rest = ("ingest_per_s", "replay_per_s"), ("lateness_p50_ms", "lateness_p99_ms", "worker_rss_mb")
     said = [
-        "| pending | queues | ingest/s | replay/s | lateness p50, ms | p99, ms | memory, MB |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
+        "| pending | queues | ingest/s | replay/s | due/s | lateness p50, ms | p99, ms | memory, MB |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     worse = ["| from the smallest to the largest | ingest | replay | lateness p50 |", "|---|---:|---:|---:|"]
     for file, title in GROWTH:
@@ -120,12 +124,16 @@ def growth() -> str:
             continue
         results = measured(file)["results"]
         for result in results:
-            cells = " | ".join(_shown(result["figures"][name]) for name in names)
-            said.append(
-                f"| {result['parameters']['backlog']:,} | {result['parameters']['queues']:,} | {cells} |"
-            )
+            load, figures = result["parameters"], result["figures"]
+            cells = [
+                f"{load['backlog']:,}",
+                f"{load['queues']:,}",
+                *(_shown(figures[name]) for name in rates),
+            ]
+            cells += [f"{load['rate_per_s']:,.0f}", *(_shown(figures[name]) for name in rest)]
+            said.append(f"| {' | '.join(cells)} |")
         first, last = results[0]["figures"], results[-1]["figures"]
-        factors = [first[name] / last[name] for name in names[:2]] + [last[names[2]] / first[names[2]]]
+        factors = [first[name] / last[name] for name in rates] + [last[rest[0]] / first[rest[0]]]
         worse.append(f"| {title} | {' | '.join(f'{factor:.2f} times' for factor in factors)} |")
     return "\n".join([*said, "", *worse])
 

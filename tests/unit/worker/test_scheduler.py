@@ -76,6 +76,22 @@ def test_a_delayed_message_goes_out_within_a_millisecond_of_its_time_and_not_ear
         assert late_ns(sent, START_NS + delay_ns) <= 2 * MS
 
 
+def test_a_tick_that_takes_its_time_makes_nothing_later(path: Path) -> None:
+    with VirtualWorker(path) as worker:
+
+        def takes_20_ms(_: Sent) -> None:
+            worker.loop.now_ns += 20 * MS
+
+        worker.answer = takes_20_ms
+        for number in range(3):
+            worker.publish(b"", subject=f"jobs.{number}", delay_ns=S + 30 * MS * number)
+        worker.run_for(2 * S)
+
+        late = [late_ns(sent, START_NS + S + 30 * MS * number) for number, sent in enumerate(worker.sent)]
+        assert len(late) == 3
+        assert max(late) <= 2 * MS
+
+
 @pytest.mark.usefixtures("all_read")
 def test_a_read_that_takes_40_ms_makes_nothing_late(path: Path) -> None:
     with VirtualWorker(path) as worker:

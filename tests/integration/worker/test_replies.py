@@ -354,12 +354,12 @@ async def test_no_responders_holds_without_an_attempt_where_they_do_not_count(
 async def test_a_hold_waits_for_min_backoff_and_leaves_no_history(start: StartWorker) -> None:
     worker = await start(defaults={"min_backoff": "1h", "count_no_responders": False})
 
-    await worker.publish("jobs.later", b"", retries=1, delay_ns=5 * MS)
     sent_ns = worker.clock()
+    await worker.publish("jobs.later", b"", retries=1, delay_ns=5 * MS)
     await until(lambda: worker.queue().counts.held)
 
     stored = await worker.one_pending()
-    assert stored.time_ns >= sent_ns + HOUR
+    assert stored.time_ns >= sent_ns + 5 * MS + HOUR
     assert (stored.record.attempts, stored.errors) == (0, [])
 
 
